@@ -1,0 +1,121 @@
+"""The engine's settings: names, defaults, parsing and bounds. Imports no torch, so that a launcher can check early."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Self
+
+from llm.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "TAKEOFF_"
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[KMGT]i?B|B)?", re.IGNORECASE)
+_DEVICES = ("auto", "cpu", "cuda")
+
+
+def _setting(description: str, default: Any = MISSING) -> Any:
+    if default is MISSING:
+        return field(metadata={"description": description})
+    return field(default=default, metadata={"description": description})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Settings of one engine; each is read from the environment as `TAKEOFF_` + the field's name in capitals."""
+
+    model_name: str = _setting("Hub name or local folder of the model")
+    device: str = _setting("`cpu`, `cuda`, or `auto`: cuda when there is one", "auto")
+    max_sequence_length: int | None = _setting(
+        "Longest prompt plus answer, in tokens; unset: what the model and the KV cache can hold", None
+    )
+    max_batch_size: int = _setting("Sequences that share a forward pass", 64)
+    max_batch_tokens: int = _setting("Tokens in one forward pass; longer prompts are computed in chunks", 512)
+    max_queue_size: int = _setting("Requests that may wait for a place in the batch; more are refused", 1024)
+    page_cache_size: str = _setting(
+        "Memory for the KV cache: `4GiB`, `500MB`, or a share of the free memory such as `25%`; "
+        "`auto`: 25% on a CPU (at most 4 GiB), 85% on a GPU",
+        "auto",
+    )
+
+    @classmethod
+    def setting_names(cls) -> tuple[str, ...]:
+        """The names that `from_settings` reads."""
+        return tuple(f.name for f in fields(cls))
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+        """Read `TAKEOFF_*` variables. An empty variable counts as absent.
+
+        Raises:
+            ConfigError: a value cannot be used.
+        """
+        return cls.from_settings(
+            {
+                name: environ[key]
+                for name in cls.setting_names()
+                if environ.get(key := ENVIRONMENT_PREFIX + name.upper())
+            }
+        )
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, str]) -> Self:
+        """Read settings by field name; names that are no setting of the engine are left alone.
+
+        Raises:
+            ConfigError: a value cannot be used, or `model_name` is missing.
+        """
+        if not settings.get("model_name"):
+            raise ConfigError(
+                "TAKEOFF_MODEL_NAME is not set: name a model of the hub or the folder of a local one"
+            )
+        given = {name: settings[name].strip() for name in cls.setting_names() if settings.get(name)}
+        integers = {
+            name: _parse_integer(name, value, minimum=minimum)
+            for name, minimum in _MINIMA.items()
+            if (value := given.pop(name, None)) is not None
+        }
+        config = cls(**given, **integers)
+        if config.device not in _DEVICES:
+            raise _bad("device", config.device, f"use one of {', '.join(_DEVICES)}")
+        if config.page_cache_size != "auto":
+            _parse_size(config.page_cache_size)
+        return config
+
+    def page_cache_bytes(self, *, free_bytes: int, default: str) -> int:
+        """The KV cache's size in bytes on a device with `free_bytes` left; `default` stands in for `auto`."""
+        size = default if self.page_cache_size == "auto" else self.page_cache_size
+        value, unit = _parse_size(size)
+        if unit == "%":
+            return int(free_bytes * value / 100)
+        return int(value * _UNIT_BYTES[unit])
+
+
+_MINIMA = {"max_sequence_length": 2, "max_batch_size": 1, "max_batch_tokens": 1, "max_queue_size": 1}
+_UNIT_BYTES = {
+    "b": 1,
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", start=1)},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", start=1)},
+}
+
+
+def _bad(name: str, value: str, fix: str) -> ConfigError:
+    return ConfigError(f"{ENVIRONMENT_PREFIX}{name.upper()}={value!r} cannot be used: {fix}")
+
+
+def _parse_integer(name: str, value: str, *, minimum: int) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        raise _bad(name, value, "give a whole number") from None
+    if number < minimum:
+        raise _bad(name, value, f"give {minimum} or more")
+    return number
+
+
+def _parse_size(value: str) -> tuple[float, str]:
+    match = _SIZE.fullmatch(value)
+    number = float(match[1]) if match else 0.0
+    unit = (match[2] or "B").lower() if match else ""
+    if number <= 0 or (unit == "%" and number > 100):
+        raise _bad("page_cache_size", value, "give a size such as 4GiB or 500MB, or a share such as 25%")
+    return number, unit
