@@ -1,4 +1,7 @@
-"""The engine's settings: names, defaults, parsing and bounds. Imports no torch, so that a launcher can check early."""
+"""The engine's settings: names, defaults, parsing and bounds.
+
+Imports no torch, so that a launcher can check them before anything heavy starts.
+"""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +24,7 @@ def _setting(description: str, default: Any = MISSING) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """Settings of one engine; each is read from the environment as `TAKEOFF_` + the field's name in capitals."""
+    """Settings of one engine; the environment calls each `TAKEOFF_` + its name in capitals."""
 
     model_name: str = _setting("Hub name or local folder of the model")
     device: str = _setting("`cpu`, `cuda`, or `auto`: cuda when there is one", "auto")

@@ -64,7 +64,7 @@ class UnavailableError(GenerationError):
     kind = "unavailable"
 
 
-class EngineFailure(GenerationError):
+class EngineError(GenerationError):
     """The engine failed while it worked on the request. Details are in the log, not in the message."""
 
     kind = "internal"
