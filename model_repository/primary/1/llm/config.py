@@ -6,6 +6,7 @@ Imports no torch, so that a launcher can check them before anything heavy starts
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Self
 
 from llm.errors import ConfigError
@@ -46,19 +47,14 @@ class EngineConfig:
         return tuple(f.name for f in fields(cls))
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> Self:
-        """Read `TAKEOFF_*` variables. An empty variable counts as absent.
+    def from_environment(cls, environ: Mapping[str, str], *, overrides: Mapping[str, str]) -> Self:
+        """Read `TAKEOFF_*` variables, and `overrides` by field name. An empty variable counts as absent.
 
         Raises:
-            ConfigError: a value cannot be used.
+            ConfigError: a value cannot be used, or `model_name` is missing.
         """
-        return cls.from_settings(
-            {
-                name: environ[key]
-                for name in cls.setting_names()
-                if environ.get(key := ENVIRONMENT_PREFIX + name.upper())
-            }
-        )
+        named = {name: environ.get(ENVIRONMENT_PREFIX + name.upper(), "") for name in cls.setting_names()}
+        return cls.from_settings({**named, **overrides})
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, str]) -> Self:
@@ -68,21 +64,23 @@ class EngineConfig:
             ConfigError: a value cannot be used, or `model_name` is missing.
         """
         if not settings.get("model_name"):
-            raise ConfigError(
-                "TAKEOFF_MODEL_NAME is not set: name a model of the hub or the folder of a local one"
-            )
-        given = {name: settings[name].strip() for name in cls.setting_names() if settings.get(name)}
-        integers = {
-            name: _parse_integer(name, value, minimum=minimum)
-            for name, minimum in _MINIMA.items()
-            if (value := given.pop(name, None)) is not None
-        }
-        config = cls(**given, **integers)
+            raise ConfigError("TAKEOFF_MODEL_NAME is not set: name a model of the hub or the folder of a local one")
+        given: dict[str, Any] = {name: settings[name].strip() for name in cls.setting_names() if settings.get(name)}
+        for name, minimum in _MINIMA.items():
+            if name in given:
+                given[name] = _parse_integer(name, given[name], minimum=minimum)
+        config = cls(**given)
         if config.device not in _DEVICES:
             raise _bad("device", config.device, f"use one of {', '.join(_DEVICES)}")
         if config.page_cache_size != "auto":
             _parse_size(config.page_cache_size)
         return config
+
+    @property
+    def served_name(self) -> str:
+        """The model's name as clients see it: a hub name as it is, a folder by its last part."""
+        is_folder = self.model_name.startswith(("/", "./", "../", "~"))
+        return Path(self.model_name).name if is_folder else self.model_name
 
     def page_cache_bytes(self, *, free_bytes: int, default: str) -> int:
         """The KV cache's size in bytes on a device with `free_bytes` left; `default` stands in for `auto`."""

@@ -1,0 +1,61 @@
+"""A request's answer as it grows: token ids of its choices in, events out. Used on the responder thread alone."""
+
+from collections.abc import Callable
+
+from event import Event
+from llm.request import FinishReason, GenerationRequest
+from llm.text_stream import Decoder, TextStream
+
+
+class Answer:
+    """Text and token counts of a request's choices.
+
+    Args:
+        on_stop_string: told the index of a choice that its stop string has ended, so that the engine drops it.
+    """
+
+    def __init__(self, request: GenerationRequest, decoder: Decoder, on_stop_string: Callable[[int], None]) -> None:
+        sampling = request.sampling
+        self._num_prompt_tokens = len(request.prompt_token_ids)
+        self._num_tokens = 0
+        self._streams = {index: TextStream(decoder, sampling.stop) for index in range(sampling.n)}
+        self._on_stop_string = on_stop_string
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every choice has ended."""
+        return not self._streams
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Token counts so far; the prompt counts once, the choices together."""
+        return {
+            "prompt_tokens": self._num_prompt_tokens,
+            "completion_tokens": self._num_tokens,
+            "cached_tokens": 0,
+        }
+
+    def add(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> list[Event]:
+        """Continue choice `index`; no event when it has ended already, the engine being a pass ahead of it."""
+        stream = self._streams.get(index)
+        if stream is None:
+            return []
+        # The end token counts as a token but has no text.
+        num_silent = 1 if finish_reason == "stop" else 0
+        piece = stream.push(token_ids[: len(token_ids) - num_silent])
+        if piece.is_stopped:
+            if finish_reason is None:
+                self._on_stop_string(index)
+            return [self._event(index, piece.text, piece.num_tokens, "stop")]
+        num_tokens = piece.num_tokens + num_silent
+        if finish_reason is None:
+            return [self._event(index, piece.text, num_tokens, None)]
+        rest = stream.finish()
+        reason = "stop" if rest.is_stopped else finish_reason
+        return [self._event(index, piece.text + rest.text, num_tokens, reason)]
+
+    def _event(self, index: int, text: str, num_tokens: int, finish_reason: FinishReason | None) -> Event:
+        self._num_tokens += num_tokens
+        if finish_reason:
+            del self._streams[index]
+        return Event(text, {"index": index, "num_tokens": num_tokens, "finish_reason": finish_reason})

@@ -1,0 +1,81 @@
+"""Where one request's tokens wait for the responder. Filled by the engine thread, emptied by the responder's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Literal, Protocol
+
+from answer import Answer
+from event import Event
+from llm.errors import GenerationError
+from llm.request import FinishReason, Submission
+
+
+class Writer(Protocol):
+    """One request's way back to its client."""
+
+    def send(self, events: list[Event], *, is_final: bool) -> None:
+        """Send one response; without events it must be the final one."""
+
+    def is_cancelled(self) -> bool:
+        """Whether the client has left."""
+
+
+@dataclass
+class Pile:
+    """What came since the last look: new tokens and the finish reason by choice, and how the request ended early."""
+
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+    finish_reasons: dict[int, FinishReason] = field(default_factory=dict)
+    early_end: GenerationError | Literal["cancelled"] | None = None
+
+
+class Channel:
+    """The engine's sink for one request. Only the sink's three methods may be called off the responder thread.
+
+    Attributes:
+        unsent: events that wait for company: all of them if the answer is not streamed.
+    """
+
+    submission: Submission
+    answer: Answer
+
+    def __init__(self, writer: Writer, *, is_stream: bool, notify: Callable[["Channel"], None]) -> None:
+        self.writer = writer
+        self.is_stream = is_stream
+        self.is_closed = False
+        self.unsent: list[Event] = []
+        self._notify = notify
+        self._lock = Lock()
+        self._pile: Pile | None = None
+
+    def tokens(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> None:
+        """See `llm.request.Sink`."""
+        with self._lock:
+            pile = self._open_pile()
+            pile.tokens.setdefault(index, []).extend(token_ids)
+            if finish_reason:
+                pile.finish_reasons[index] = finish_reason
+
+    def failed(self, error: GenerationError) -> None:
+        """See `llm.request.Sink`."""
+        with self._lock:
+            self._open_pile().early_end = error
+
+    def cancelled(self) -> None:
+        """See `llm.request.Sink`."""
+        with self._lock:
+            self._open_pile().early_end = "cancelled"
+
+    def take(self) -> Pile:
+        """Everything since the last call."""
+        with self._lock:
+            pile, self._pile = self._pile, None
+        return pile or Pile()
+
+    def _open_pile(self) -> Pile:
+        # Only a new pile needs a look; what joins it goes out with it.
+        if self._pile is None:
+            self._pile = Pile()
+            self._notify(self)
+        return self._pile

@@ -1,0 +1,74 @@
+"""Messages or raw text in, prompt token ids out, by the model's own tokenizer and chat template."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+
+from llm.errors import InvalidRequestError
+
+log = logging.getLogger(__name__)
+
+# For models that were never taught a chat format (the gpt2 of the documentation, say): a transcript to be continued.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
+    "{% else %}{{ message['role'].capitalize() + ': ' + message['content'] + '\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+Message = Mapping[str, Any]
+
+
+class ChatPrompt:
+    """Turns what the user said into token ids.
+
+    Args:
+        tokenizer: a transformers tokenizer; without a chat template it gets `PLAIN_TEMPLATE`, with a warning.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._template: str | None = None
+        if not tokenizer.chat_template:
+            self._template = PLAIN_TEMPLATE
+            log.warning("the model has no chat template: messages are put to it as a plain transcript")
+
+    def from_text(self, text: str) -> tuple[int, ...]:
+        """Tokens of a raw prompt, with the special tokens the model wants around it.
+
+        Raises:
+            InvalidRequestError: the text gives no tokens, or is not encodable.
+        """
+        return self._encode(text, param="text_input", add_special_tokens=True)
+
+    def from_messages(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens of a conversation, up to where the assistant's next turn begins.
+
+        Raises:
+            InvalidRequestError: the template refuses the messages, or the text is not encodable.
+        """
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
+            )
+        except (TemplateError, TypeError, KeyError, ValueError) as error:
+            raise InvalidRequestError(
+                f"The model's chat template does not accept these messages: {error}", param="messages"
+            ) from error
+        # The template has already written the special tokens.
+        return self._encode(text, param="messages", add_special_tokens=False)
+
+    def _encode(self, text: str, *, param: str, add_special_tokens: bool) -> tuple[int, ...]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(
+                "The text contains half of a surrogate pair, which is no character.", param=param
+            ) from error
+        token_ids = self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        if not token_ids:
+            raise InvalidRequestError("The prompt is empty.", param=param)
+        return tuple(token_ids)

@@ -1,0 +1,239 @@
+"""The engine: one thread that takes requests in, runs passes over the model and hands tokens out.
+
+Everything in `step` runs on that thread, the only one that touches torch once it has started.
+"""
+
+import logging
+import secrets
+from collections import deque
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from threading import Condition, Thread
+from typing import Any, Protocol, TypeVar
+
+from llm.errors import ContextLengthError, EngineError, GenerationError, OverloadedError, UnavailableError
+from llm.request import GenerationRequest, SamplingParams, Submission
+from llm.sampler import choice_seed
+from llm.scheduler import Chunk, Scheduler
+from llm.sequence import Sequence
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """What the engine needs of `ModelRunner`; the logits are the sampler's business."""
+
+    def forward(self, chunks: Rows[Chunk]) -> Any:
+        """Compute the chunks; returns the logits rows of those that are last."""
+
+
+class TokenSampler(Protocol):
+    """What the engine needs of `Sampler`."""
+
+    def sample(self, logits: Any, sequences: Rows[Sequence]) -> list[int]:
+        """One token per row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLimits:
+    """What the engine has to know of its model.
+
+    Attributes:
+        max_model_len: prompt plus answer at the most, in tokens; the cache can hold as much.
+        end_token_ids: tokens that end an answer.
+        defaults: what stands in for sampling parameters that a request leaves open.
+    """
+
+    max_model_len: int
+    end_token_ids: frozenset[int]
+    defaults: SamplingParams
+
+
+@dataclass(frozen=True)
+class _Cancel:
+    submission: Submission
+
+
+@dataclass(frozen=True)
+class _FinishChoice:
+    submission: Submission
+    index: int
+
+
+class Engine:
+    """Continuous batching over one model.
+
+    `submit`, `cancel` and `finish_choice` may be called from any thread and return at once. Sinks are called on the
+    engine thread. Every submission ends in its sink exactly once: finished, failed or cancelled.
+
+    Args:
+        max_queue_size: requests that may wait for a place in the batch.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        sampler: TokenSampler,
+        scheduler: Scheduler,
+        limits: ModelLimits,
+        *,
+        max_queue_size: int,
+    ) -> None:
+        self.scheduler = scheduler
+        self.limits = limits
+        self._runner = runner
+        self._sampler = sampler
+        self._max_queue_size = max_queue_size
+        self._open: dict[Submission, set[int]] = {}  # choices that have not ended
+        self._inbox: deque[Submission | _Cancel | _FinishChoice] = deque()
+        self._wake = Condition()
+        self._stopping: UnavailableError | None = None
+        self._thread = Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the engine thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Fail what is left, refuse what comes, and end the thread after its current pass."""
+        with self._wake:
+            self._stopping = self._stopping or UnavailableError("The model is being unloaded.")
+            self._wake.notify()
+        self._thread.join()
+
+    def check(self, request: GenerationRequest) -> None:
+        """Refuse a request that could never be served.
+
+        Raises:
+            ContextLengthError: the prompt leaves no room for a token.
+        """
+        if len(request.prompt_token_ids) >= self.limits.max_model_len:
+            raise ContextLengthError(len(request.prompt_token_ids), self.limits.max_model_len)
+
+    def submit(self, submission: Submission) -> None:
+        """Take a request in; from here on its sink will be told how it ends.
+
+        Raises:
+            ContextLengthError: the prompt leaves no room for a token.
+            OverloadedError: too many requests wait already.
+            UnavailableError: the engine is stopping, or has died.
+        """
+        self.check(submission.request)
+        with self._wake:
+            if self._stopping is not None:
+                raise self._stopping
+            waiting = len(self.scheduler.waiting) + len(self._inbox)
+            if waiting + submission.request.sampling.n > self._max_queue_size:
+                raise OverloadedError(
+                    f"{waiting} requests are waiting for this model already; try again later.",
+                    code="server_overloaded",
+                )
+            self._inbox.append(submission)
+            self._wake.notify()
+
+    def cancel(self, submission: Submission) -> None:
+        """Stop working on a request. Its sink gets `cancelled`, unless it ended before."""
+        self._post(_Cancel(submission))
+
+    def finish_choice(self, submission: Submission, index: int) -> None:
+        """Stop working on one choice, whose end the caller has found itself; its sink is not told."""
+        self._post(_FinishChoice(submission, index))
+
+    def step(self) -> None:
+        """Take what has come in, run one pass, hand out its tokens."""
+        self._take_inbox()
+        chunks = self.scheduler.schedule()
+        if not chunks:
+            return
+        sampled = [chunk.sequence for chunk in chunks if chunk.is_last]
+        logits = self._runner.forward(chunks)
+        tokens = self._sampler.sample(logits, sampled) if sampled else []
+        for chunk in chunks:
+            chunk.sequence.num_computed = chunk.end
+        self._deliver(sampled, tokens)
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_work():
+                try:
+                    self.step()
+                except Exception:
+                    log.exception("a forward pass failed; the requests in it fail with it")
+                    self._fail_open(EngineError("The model failed while it worked on this request."))
+        finally:
+            # Also reached when the thread dies of something that is no Exception: nobody may be left waiting.
+            with self._wake:
+                self._stopping = self._stopping or UnavailableError("The engine has died.")
+            self._take_inbox()
+            self._fail_open(self._stopping)
+
+    def _wait_for_work(self) -> bool:
+        with self._wake:
+            while not (self._stopping or self._inbox or self.scheduler.running or self.scheduler.waiting):
+                self._wake.wait()
+            return self._stopping is None
+
+    def _post(self, command: _Cancel | _FinishChoice) -> None:
+        with self._wake:
+            self._inbox.append(command)
+            self._wake.notify()
+
+    def _take_inbox(self) -> None:
+        while self._inbox:
+            match self._inbox.popleft():
+                case Submission() as submission:
+                    self._admit(submission)
+                case _Cancel(submission) if submission in self._open:
+                    self._drop(submission)
+                    submission.sink.cancelled()
+                case _FinishChoice(submission, index) if index in self._open.get(submission, ()):
+                    self._remove_choice(submission, index)
+
+    def _admit(self, submission: Submission) -> None:
+        request, limits = submission.request, self.limits
+        sampling, defaults = request.sampling, limits.defaults
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        room = limits.max_model_len - len(request.prompt_token_ids)
+        self._open[submission] = set(range(sampling.n))
+        for index in range(sampling.n):
+            self.scheduler.add(
+                Sequence(
+                    submission=submission,
+                    index=index,
+                    token_ids=list(request.prompt_token_ids),
+                    max_length=len(request.prompt_token_ids) + min(sampling.max_tokens or room, room),
+                    temperature=_first(sampling.temperature, defaults.temperature, 1.0),
+                    top_p=_first(sampling.top_p, defaults.top_p, 1.0),
+                    top_k=_first(sampling.top_k, defaults.top_k, 0),
+                    seed=choice_seed(seed, index),
+                    end_token_ids=limits.end_token_ids,
+                )
+            )
+
+    def _deliver(self, sequences: list[Sequence], tokens: list[int]) -> None:
+        for sequence, token in zip(sequences, tokens, strict=True):
+            reason = sequence.append(token)
+            sequence.submission.sink.tokens(sequence.index, [token], reason)
+            if reason:
+                self._remove_choice(sequence.submission, sequence.index)
+
+    def _remove_choice(self, submission: Submission, index: int) -> None:
+        self.scheduler.remove(lambda sequence: sequence.submission is submission and sequence.index == index)
+        self._open[submission].remove(index)
+        if not self._open[submission]:
+            del self._open[submission]
+
+    def _drop(self, submission: Submission) -> None:
+        self.scheduler.remove(lambda sequence: sequence.submission is submission)
+        del self._open[submission]
+
+    def _fail_open(self, error: GenerationError) -> None:
+        for submission in list(self._open):
+            self._drop(submission)
+            submission.sink.failed(error)
+
+
+def _first(value: T | None, default: T | None, fallback: T) -> T:
+    return next(v for v in (value, default, fallback) if v is not None)

@@ -1,0 +1,175 @@
+"""From a model's name to a working engine: weights, tokenizer, limits, KV cache.
+
+Runs once, before the engine thread starts.
+"""
+
+import logging
+import os
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from llm import ENGINE_VERSION
+from llm.attention import IMPLEMENTATION
+from llm.block_pool import BlockPool
+from llm.chat_prompt import ChatPrompt
+from llm.config import EngineConfig
+from llm.engine import Engine, ModelLimits
+from llm.errors import ModelLoadError
+from llm.kv_cache import BLOCK_SIZE, KVCache, LayerShape
+from llm.memory import free_memory
+from llm.model_runner import ModelRunner, probe_layers
+from llm.request import SamplingParams
+from llm.sampler import Sampler
+from llm.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+_CACHE_DEFAULTS = {"cpu": "25%", "cuda": "85%"}
+_CPU_CACHE_CEILING = 4 * 1024**3
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What clients may know of a loaded model; `fingerprint` changes with the model or the engine's version."""
+
+    name: str
+    max_model_len: int
+    device: str
+    dtype: str
+    engine_version: str
+    fingerprint: str
+    max_num_sequences: int
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An engine that has not been started yet, and what goes with it."""
+
+    engine: Engine
+    tokenizer: "SkippingDecoder"
+    chat_prompt: ChatPrompt
+    description: ModelDescription
+
+
+class SkippingDecoder:
+    """A `text_stream.Decoder` on a transformers tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def decode(self, token_ids: list[int]) -> str:
+        """See `text_stream.Decoder`."""
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def load_model(config: EngineConfig) -> LoadedModel:
+    """Load the model named by `config` and build its engine.
+
+    Raises:
+        ModelLoadError: it cannot be had, or not be served; the message says why in one line.
+        ConfigError: a setting does not fit the model.
+    """
+    device = choose_device(config.device)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    model, tokenizer, generation = _fetch(config.model_name, device, dtype)
+    layers = probe_layers(model)
+    num_blocks = _num_blocks(config, layers, dtype, device)
+    max_model_len = _max_model_len(config, model, num_blocks * BLOCK_SIZE)
+    cache = KVCache(layers, num_blocks, dtype=dtype, device=device)
+    scheduler = Scheduler(
+        BlockPool(num_blocks, BLOCK_SIZE),
+        max_batch_size=config.max_batch_size,
+        max_batch_tokens=config.max_batch_tokens,
+    )
+    limits = ModelLimits(
+        max_model_len=max_model_len,
+        end_token_ids=_end_token_ids(generation, tokenizer),
+        defaults=_sampling_defaults(generation),
+    )
+    engine = Engine(ModelRunner(model, cache), Sampler(), scheduler, limits, max_queue_size=config.max_queue_size)
+    description = _describe(config, model, device, dtype, max_model_len)
+    log.info("%s; KV cache of %d tokens", description, num_blocks * BLOCK_SIZE)
+    return LoadedModel(engine, SkippingDecoder(tokenizer), ChatPrompt(tokenizer), description)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `name` (`cpu`, `cuda`, `auto`) stands for on this machine.
+
+    Raises:
+        ModelLoadError: there is no such device.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelLoadError("TAKEOFF_DEVICE=cuda, but torch finds no CUDA device here: use TAKEOFF_DEVICE=cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _fetch(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, GenerationConfig]:
+    looks_local = name.startswith(("/", "./", "../", "~"))
+    path = os.path.expanduser(name)
+    if looks_local and not Path(path).is_dir():
+        raise ModelLoadError(f"TAKEOFF_MODEL_NAME={name}: there is no such folder")
+    try:
+        AutoConfig.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=IMPLEMENTATION)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ModelLoadError(f"the model {name} cannot be loaded: {reason}") from error
+    return model.to(device).eval(), tokenizer, model.generation_config
+
+
+def _num_blocks(config: EngineConfig, layers: dict[int, LayerShape], dtype: torch.dtype, device: torch.device) -> int:
+    free = free_memory(device)
+    budget = config.page_cache_bytes(free_bytes=free, default=_CACHE_DEFAULTS[device.type])
+    if config.page_cache_size == "auto" and device.type == "cpu":
+        budget = min(budget, _CPU_CACHE_CEILING)
+    block_bytes = KVCache.block_bytes(layers, dtype)
+    if budget < block_bytes or budget > free:
+        raise ModelLoadError(
+            f"TAKEOFF_PAGE_CACHE_SIZE={config.page_cache_size} gives a KV cache of {budget / 2**20:.0f} MiB: it needs "
+            f"at least {block_bytes / 2**20:.1f} MiB and {device.type} has {free / 2**20:.0f} MiB left"
+        )
+    return budget // block_bytes
+
+
+def _max_model_len(config: EngineConfig, model: Any, cache_tokens: int) -> int:
+    own = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or cache_tokens
+    wanted = config.max_sequence_length or own
+    if wanted > own:
+        log.warning("TAKEOFF_MAX_SEQUENCE_LENGTH=%d, but the model ends at %d tokens", wanted, own)
+    if min(wanted, own) > cache_tokens:
+        log.warning("requests end at %d tokens: TAKEOFF_PAGE_CACHE_SIZE holds no more", cache_tokens)
+    return min(wanted, own, cache_tokens)
+
+
+def _end_token_ids(generation: GenerationConfig, tokenizer: Any) -> frozenset[int]:
+    named = generation.eos_token_id
+    ids = named if isinstance(named, list) else [named]
+    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
+def _sampling_defaults(generation: GenerationConfig) -> SamplingParams:
+    return SamplingParams(temperature=generation.temperature, top_p=generation.top_p, top_k=generation.top_k or None)
+
+
+def _describe(
+    config: EngineConfig, model: Any, device: torch.device, dtype: torch.dtype, max_model_len: int
+) -> ModelDescription:
+    identity = repr((config.model_name, asdict(config), model.config.to_json_string(), str(dtype), ENGINE_VERSION))
+    return ModelDescription(
+        name=config.served_name,
+        max_model_len=max_model_len,
+        device=device.type,
+        dtype=str(dtype).removeprefix("torch."),
+        engine_version=ENGINE_VERSION,
+        fingerprint="fp_" + blake2b(identity.encode(), digest_size=6).hexdigest(),
+        max_num_sequences=config.max_batch_size,
+    )

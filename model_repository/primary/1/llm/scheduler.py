@@ -1,0 +1,105 @@
+"""Who computes what in the next forward pass. Imports no torch; runs on the engine thread."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llm.block_pool import BlockPool
+from llm.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The next `num_tokens` uncomputed tokens of a sequence."""
+
+    sequence: Sequence
+    start: int
+    num_tokens: int
+
+    @property
+    def end(self) -> int:
+        """Position after the chunk's last token."""
+        return self.start + self.num_tokens
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the pass reaches the sequence's end, so that a token can be sampled."""
+        return self.end == len(self.sequence.token_ids)
+
+
+class Scheduler:
+    """Continuous batching: sequences join and leave between passes, first come first served.
+
+    Running sequences have a place in the batch and cache blocks. When the blocks run out, the sequence that came
+    last gives up its blocks and waits at the head of the queue; it is computed again from its tokens. The oldest
+    one can always go on, because no sequence may be longer than the whole cache: so there is no deadlock.
+
+    Args:
+        pool: the cache's blocks.
+        max_batch_size: sequences that run at once.
+        max_batch_tokens: tokens in one pass.
+    """
+
+    def __init__(self, pool: BlockPool, *, max_batch_size: int, max_batch_tokens: int) -> None:
+        self.pool = pool
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self._max_batch_size = max_batch_size
+        self._max_batch_tokens = max_batch_tokens
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence behind all others."""
+        self.waiting.append(sequence)
+
+    def remove(self, leaves: Callable[[Sequence], bool]) -> None:
+        """Drop the sequences for which `leaves` holds; their blocks are free at once."""
+        for sequence in self.running:
+            if leaves(sequence):
+                self.pool.release(sequence.block_table)
+        self.running = [sequence for sequence in self.running if not leaves(sequence)]
+        self.waiting = deque(sequence for sequence in self.waiting if not leaves(sequence))
+
+    def schedule(self) -> list[Chunk]:
+        """The next pass, with blocks allocated for each of its tokens. Empty when there is nothing to do."""
+        self._admit()
+        chunks: dict[Sequence, Chunk] = {}
+        budget = self._max_batch_tokens
+        # Sequences that only need their next token go first: a long prompt must not hold up running streams.
+        for sequence in sorted(self.running, key=lambda running: running.num_uncomputed > 1):
+            num_tokens = min(sequence.num_uncomputed, budget)
+            if num_tokens == 0 or sequence not in self.running:
+                continue
+            end = sequence.num_computed + num_tokens
+            for victim in self._make_room(sequence, end):
+                if dropped := chunks.pop(victim, None):
+                    budget += dropped.num_tokens
+            if sequence in self.running:
+                self.pool.extend(sequence.block_table, end)
+                chunks[sequence] = Chunk(sequence, sequence.num_computed, num_tokens)
+                budget -= num_tokens
+        return list(chunks.values())
+
+    def _admit(self) -> None:
+        # A newcomer starts when its whole prompt fits beside what the others hold; it may be evicted later.
+        reserved = sum(
+            self.pool.num_missing(sequence.block_table, len(sequence.token_ids)) for sequence in self.running
+        )
+        while self.waiting and len(self.running) < self._max_batch_size:
+            missing = self.pool.num_missing([], len(self.waiting[0].token_ids))
+            if reserved + missing > self.pool.num_free:
+                return
+            reserved += missing
+            self.running.append(self.waiting.popleft())
+
+    def _make_room(self, sequence: Sequence, num_tokens: int) -> list[Sequence]:
+        """Evict latecomers, `sequence` itself last, until its blocks can hold `num_tokens`; returns the evicted."""
+        evicted = []
+        while sequence in self.running and not self.pool.can_extend(sequence.block_table, num_tokens):
+            victim = self.running.pop()
+            self.pool.release(victim.block_table)
+            victim.num_computed = 0
+            self.waiting.appendleft(victim)
+            self.num_preemptions += 1
+            evicted.append(victim)
+        return evicted

@@ -1,0 +1,43 @@
+"""One choice of a request on its way through the scheduler. Owned by the engine thread."""
+
+from dataclasses import dataclass, field
+
+from llm.request import FinishReason, Submission
+
+
+@dataclass(eq=False)
+class Sequence:
+    """Tokens so far, and how many of them have their keys and values in the cache.
+
+    Attributes:
+        token_ids: the prompt, then what has been generated.
+        max_length: length of `token_ids` at which the answer is cut.
+        num_computed: leading tokens whose keys and values lie in `block_table`'s blocks.
+        block_table: cache blocks in order of position.
+    """
+
+    submission: Submission
+    index: int
+    token_ids: list[int]
+    max_length: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int
+    end_token_ids: frozenset[int]
+    num_computed: int = 0
+    block_table: list[int] = field(default_factory=list)
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens that the next forward passes still have to compute."""
+        return len(self.token_ids) - self.num_computed
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """Add a sampled token; says whether, and why, it was the last one."""
+        self.token_ids.append(token_id)
+        if token_id in self.end_token_ids:
+            return "stop"
+        if len(self.token_ids) >= self.max_length:
+            return "length"
+        return None

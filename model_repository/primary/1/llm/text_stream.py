@@ -1,0 +1,96 @@
+"""Token ids in, text out, as soon as it is certain. One per choice; knows nothing of threads."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+REPLACEMENT = "\ufffd"
+
+
+class Decoder(Protocol):
+    """What is needed of a tokenizer."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Text of `token_ids` without special tokens; bytes that form no character become U+FFFD."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a push brought.
+
+    Attributes:
+        text: text that is certain now; never half a character, never part of a stop string.
+        num_tokens: tokens consumed; fewer than pushed if a stop string was completed before the last.
+        is_stopped: whether a stop string was completed; nothing may be pushed after that.
+    """
+
+    text: str
+    num_tokens: int
+    is_stopped: bool = False
+
+
+class TextStream:
+    """Incremental detokenising with stop strings.
+
+    However the ids are split over pushes, the texts add up to the same: what decoding all ids at once gives, up to
+    the first stop string. Ids are decoded together with those since the last emission before the last one, because
+    some tokenizers' text for a token depends on its neighbours.
+
+    Args:
+        stop: strings that end the text; the one completed first wins, of several the one that begins first.
+    """
+
+    def __init__(self, decoder: Decoder, stop: tuple[str, ...] = ()) -> None:
+        self._decoder = decoder
+        self._stop = stop
+        self._token_ids: list[int] = []
+        self._context_length = 0
+        self._context_text = ""
+        self._held = ""
+
+    def push(self, token_ids: list[int]) -> Piece:
+        """Add the next tokens."""
+        if not self._stop:
+            return Piece(self._decode(token_ids), len(token_ids))
+        # One by one, so that the count of tokens up to the stop string does not depend on how they were grouped.
+        texts = []
+        for count, token_id in enumerate(token_ids, start=1):
+            text, is_stopped = self._cut(self._held + self._decode([token_id]))
+            texts.append(text)
+            if is_stopped:
+                return Piece("".join(texts), count, is_stopped=True)
+        return Piece("".join(texts), len(token_ids))
+
+    def finish(self) -> Piece:
+        """No more tokens: everything that was held back, a character cut in the middle as U+FFFD."""
+        rest = self._decoder.decode(self._token_ids)[len(self._context_text) :]
+        self._token_ids = []
+        self._context_text = ""
+        text, is_stopped = self._cut(self._held + rest)
+        held, self._held = self._held, ""
+        return Piece(text if is_stopped else text + held, 0, is_stopped)
+
+    def _decode(self, token_ids: list[int]) -> str:
+        self._token_ids += token_ids
+        text = self._decoder.decode(self._token_ids)
+        if text.endswith(REPLACEMENT) or len(text) <= len(self._context_text):
+            return ""
+        new = text[len(self._context_text) :]
+        self._token_ids = self._token_ids[self._context_length :]
+        self._context_length = len(self._token_ids)
+        self._context_text = self._decoder.decode(self._token_ids)
+        return new
+
+    def _cut(self, text: str) -> tuple[str, bool]:
+        """Split off what must not be said (yet): the first stop string and all after it, or the start of one."""
+        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)], True
+        longest = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - longest :]
+        return text[: len(text) - longest], False
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is the start of `stop`."""
+    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-size:])), 0)

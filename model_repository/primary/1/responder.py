@@ -1,0 +1,125 @@
+"""Sends the engine's tokens as text: one thread for every response sender of the model.
+
+A response through Triton costs far more than a token does. While the thread is busy, tokens pile up in their channels,
+and a channel's pile goes out as one response: the further behind, the better it merges. The engine never waits.
+"""
+
+import logging
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import monotonic
+
+from answer import Answer
+from channel import Channel, Writer
+from event import Event, error_event, merge
+from llm.engine import Engine
+from llm.errors import EngineError, GenerationError
+from llm.request import GenerationRequest, Submission
+from llm.text_stream import Decoder
+
+log = logging.getLogger(__name__)
+
+# How long a client may be gone before its place in the batch is free again. Asking costs a message to Triton.
+CANCEL_POLL_SECONDS = 0.25
+
+
+class Responder:
+    """The responder thread and the channels it serves."""
+
+    def __init__(self, engine: Engine, decoder: Decoder) -> None:
+        self._engine = engine
+        self._decoder = decoder
+        self._ready: SimpleQueue[Channel | tuple[Writer, Event] | None] = SimpleQueue()
+        self._polled: set[Channel] = set()
+        self._next_poll = 0.0
+        self._thread = Thread(target=self._run, name="responder", daemon=True)
+
+    def start(self) -> None:
+        """Start the responder thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Send what has been handed over so far, then end the thread."""
+        self._ready.put(None)
+        self._thread.join()
+
+    def generate(self, request: GenerationRequest, writer: Writer, *, is_stream: bool) -> None:
+        """Have the engine answer a request through `writer`. Returns at once, on any thread.
+
+        Raises:
+            GenerationError: the engine refuses it; nothing has been sent.
+        """
+        channel = Channel(writer, is_stream=is_stream, notify=self._ready.put)
+        submission = Submission(request, channel)
+        channel.submission = submission
+        channel.answer = Answer(request, self._decoder, lambda index: self._engine.finish_choice(submission, index))
+        self._engine.submit(submission)
+        self._ready.put(channel)  # so that it is asked whether its client is still there from now on
+
+    def reply(self, event: Event, writer: Writer) -> None:
+        """Answer with this event alone, without the engine. Returns at once, on any thread."""
+        self._ready.put((writer, event))
+
+    def _run(self) -> None:
+        while True:
+            try:
+                timeout = max(0.0, self._next_poll - monotonic()) if self._polled else None
+                match self._ready.get(timeout=timeout):
+                    case None:
+                        return
+                    case (writer, event):
+                        self._reply_now(writer, event)
+                    case channel:
+                        self._serve(channel)
+            except Empty:
+                pass
+            if monotonic() >= self._next_poll:
+                self._cancel_abandoned()
+                self._next_poll = monotonic() + CANCEL_POLL_SECONDS
+
+    def _reply_now(self, writer: Writer, event: Event) -> None:
+        try:
+            writer.send([event], is_final=True)
+        except Exception:
+            log.exception("a reply could not be sent")
+
+    def _serve(self, channel: Channel) -> None:
+        if channel.is_closed:
+            return
+        self._polled.add(channel)
+        try:
+            self._respond(channel)
+        except Exception:
+            log.exception("an answer could not be sent; the request ends here")
+            self._engine.cancel(channel.submission)
+            with suppress(Exception):  # the way to the client is most likely broken itself
+                self._close(channel, [error_event(EngineError("The answer could not be sent."))])
+
+    def _respond(self, channel: Channel) -> None:
+        pile, answer = channel.take(), channel.answer
+        for index, token_ids in pile.tokens.items():
+            channel.unsent += answer.add(index, token_ids, pile.finish_reasons.get(index))
+        if answer.is_complete:
+            events = merge(channel.unsent)
+            events[-1].body["usage"] = answer.usage
+            self._close(channel, events)
+        elif isinstance(pile.early_end, GenerationError):
+            pieces = merge(channel.unsent) if channel.is_stream else []
+            self._close(channel, [*pieces, error_event(pile.early_end)])
+        elif pile.early_end == "cancelled":
+            self._close(channel, [])
+        elif channel.is_stream and any(event.text or event.body["finish_reason"] for event in channel.unsent):
+            events, channel.unsent = merge(channel.unsent), []
+            channel.writer.send(events, is_final=False)
+
+    def _close(self, channel: Channel, events: list[Event]) -> None:
+        channel.is_closed = True
+        self._polled.discard(channel)
+        channel.writer.send(events, is_final=True)
+
+    def _cancel_abandoned(self) -> None:
+        for channel in list(self._polled):
+            if channel.writer.is_cancelled():
+                self._polled.discard(channel)
+                self._engine.cancel(channel.submission)
