@@ -1,0 +1,285 @@
+#!/usr/bin/env bash
+# Usage: ./launch.sh [all|triton|proxy]
+#        ./launch.sh install [GROUP...]
+#
+#   all      (default) sets up what is missing, then starts Triton with the models and the OpenAI proxy
+#   triton   starts Triton alone
+#   proxy    starts the proxy alone
+#   install  only sets up: dependency groups of pyproject.toml (default: engine proxy triton)
+#
+# Settings are TAKEOFF_* environment variables, listed in README.md. Without TAKEOFF_MODEL_NAME a small default
+# model is served. Logs and the rendered model repository lie in .slipstream (TAKEOFF_RUN_DIR).
+# Ctrl-C or SIGTERM stops in order: running answers finish, then the proxy ends, then Triton. A second one stops
+# at once.
+set -euo pipefail
+
+root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+python=$root/.venv/bin/python
+run_dir=${TAKEOFF_RUN_DIR:-$root/.slipstream}
+host=${TAKEOFF_HOST:-127.0.0.1}
+port=${TAKEOFF_OPENAI_PORT:-3003}
+triton_host=${TAKEOFF_TRITON_HOST:-127.0.0.1}
+http_port=${TAKEOFF_TRITON_HTTP_PORT:-8000}
+grpc_port=${TAKEOFF_TRITON_GRPC_PORT:-8001}
+metrics_port=${TAKEOFF_TRITON_METRICS_PORT:-8002}
+default_model=${TAKEOFF_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/slipstream}/models/SmolLM2-135M-Instruct
+
+groups=()   # the consumer groups to serve
+step_pid=   # what runs to its end right now: installation, rendering, waiting
+log_pid=    # what copies a log to standard output
+triton_pid=
+proxy_pid=
+is_ready=
+
+main() {
+    local mode=${1:-all}
+    case $mode in
+        all | triton | proxy | install) ;;
+        -h | --help | help) usage && exit ;;
+        *) usage >&2 && exit 2 ;;
+    esac
+    trap 'stop_in_order 130' INT
+    trap 'stop_in_order 143' TERM
+    trap 'stop_in_order 129' HUP
+    trap kill_everything EXIT
+    "run_$mode" "${@:2}"
+}
+
+usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
+
+run_install() {
+    local wanted=("$@")
+    ((${#wanted[@]})) || wanted=(engine proxy triton)
+    install "${wanted[@]}"
+}
+
+run_all() {
+    install engine proxy triton
+    lock triton
+    lock proxy
+    check_ports "${triton_addresses[@]}" "$host:TAKEOFF_OPENAI_PORT=$port"
+    prepare_models
+    start_triton
+    TAKEOFF_TRITON_URL=$(reachable "$triton_host"):$grpc_port start_proxy
+    await_ready "${triton_urls[@]}" "the proxy=http://$(reachable "$host"):$port/health/ready"
+    supervise
+}
+
+run_triton() {
+    install engine triton
+    lock triton
+    check_ports "${triton_addresses[@]}"
+    prepare_models
+    start_triton
+    follow "$run_dir/triton.log"
+    await_ready "${triton_urls[@]}"
+    supervise
+}
+
+run_proxy() {
+    install proxy
+    lock proxy
+    check_ports "$host:TAKEOFF_OPENAI_PORT=$port"
+    start_proxy
+    follow "$run_dir/proxy.log"
+    await_ready "the proxy=http://$(reachable "$host"):$port/health"
+    supervise
+}
+
+# --- processes ---------------------------------------------------------------------------------------------------
+
+# Starts a command in a session of its own, which the terminal's Ctrl-C does not reach: this script alone decides in
+# which order things end. Should even this script be killed, the command gets a SIGTERM. Its id is in `child`.
+start() {
+    setsid setpriv --pdeathsig TERM "$@" </dev/null &
+    child=$!
+}
+
+# Runs a command to its end. Bash answers signals during `wait`, but not during a command in the foreground.
+step() {
+    local status=0
+    start "$@"
+    step_pid=$child
+    wait "$child" || status=$?
+    step_pid=
+    return "$status"
+}
+
+is_alive() { kill -0 "$1" 2>/dev/null; }
+
+kill_group() { kill -KILL -- "-$1" 2>/dev/null || true; }
+
+kill_everything() {
+    local pid
+    for pid in $step_pid $log_pid $proxy_pid $triton_pid; do kill_group "$pid"; done
+    rm -f "/dev/shm/slipstream-$$-"*
+}
+
+# Ends one server: SIGTERM, and a bounded time later SIGKILL. The whole group gets the latter in any case: Triton
+# leaves the process of a model behind that is still loading.
+stop_server() {
+    local name=$1 pid=$2 deadline=$((SECONDS + $3))
+    [[ -n $pid ]] || return 0
+    kill -TERM "$pid" 2>/dev/null || true
+    while is_alive "$pid" && ((SECONDS < deadline)); do sleep 0.1; done
+    ! is_alive "$pid" || say "$name did not end within $3 s and was killed"
+    kill_group "$pid"
+}
+
+stop_servers() {
+    local answers=${TAKEOFF_SHUTDOWN_TIMEOUT_SECONDS:-30}
+    answers=${answers%%.*}
+    [[ $answers =~ ^[0-9]+$ ]] || answers=30
+    stop_server "The proxy" "$proxy_pid" $((answers + 5))
+    proxy_pid=
+    stop_server Triton "$triton_pid" 20
+    triton_pid=
+}
+
+# A signal before the service was ready means that what was asked for did not happen: that is not a success.
+stop_in_order() {
+    trap 'say "Stopped at once"; exit 130' INT TERM HUP
+    say ""
+    say "Stopping: running answers finish first (again to stop at once)"
+    [[ -z $step_pid ]] || kill_group "$step_pid"
+    stop_servers
+    [[ -z $is_ready ]] || exit 0
+    exit "$1"
+}
+
+# --- set-up ------------------------------------------------------------------------------------------------------
+
+install() {
+    mkdir -p "$run_dir"
+    step "$root/setup/install.sh" "$@" || exit 1
+    [[ " $* " != *" triton "* ]] || own_triton || step "$python" "$root/setup/local_triton.py" || exit 1
+}
+
+# In a container Triton is on PATH, and its image has the Python backend.
+own_triton() {
+    local binary
+    binary=$(command -v tritonserver) && [[ -d $(dirname "$(readlink -f "$binary")")/../backends/python ]]
+}
+
+# One server of a kind per run folder: a second one would overwrite the first one's repository and logs. What is
+# started inherits the lock, so that it is held for as long as anything of this launch lives.
+lock() {
+    local lock
+    exec {lock}>>"$run_dir/$1.lock"
+    flock --nonblock "$lock" || fail "Slipstream's $1 already runs from $run_dir: stop it, or set TAKEOFF_RUN_DIR" \
+        "(and the ports) for a second one"
+}
+
+triton_addresses=(
+    "$triton_host:TAKEOFF_TRITON_HTTP_PORT=$http_port"
+    "$triton_host:TAKEOFF_TRITON_GRPC_PORT=$grpc_port"
+    "$triton_host:TAKEOFF_TRITON_METRICS_PORT=$metrics_port"
+)
+triton_urls=() # filled once the groups are known
+
+check_ports() { step "$python" "$root/setup/ports.py" "$@" || exit 1; }
+
+prepare_models() {
+    if [[ -z ${TAKEOFF_MODEL_NAME:-}${TAKEOFF_CONFIG_FILE:-} ]]; then
+        step "$python" "$root/setup/default_model.py" "$default_model" || exit 1
+        export TAKEOFF_MODEL_NAME=$default_model
+    fi
+    rm -rf "$run_dir/models"
+    step "$python" "$root/model_repository/render.py" "$run_dir/models" >"$run_dir/groups" || exit 1
+    mapfile -t groups <"$run_dir/groups"
+    local group
+    for group in "${groups[@]}"; do
+        triton_urls+=("model $group=http://$(reachable "$triton_host"):$http_port/v2/models/$group/ready")
+    done
+}
+
+# --- servers -----------------------------------------------------------------------------------------------------
+
+start_triton() {
+    local command=(tritonserver) group
+    own_triton || command=(
+        "$root/.venv/triton/pytriton/tritonserver/bin/tritonserver"
+        --backend-directory="$root/.venv/triton/pytriton/tritonserver/backends"
+    )
+    command+=(
+        --model-repository="$run_dir/models" --model-control-mode=explicit --disable-auto-complete-config
+        --exit-on-error=true --exit-timeout-secs=10
+        --http-address="$triton_host" --http-port="$http_port"
+        --grpc-address="$triton_host" --grpc-port="$grpc_port"
+        --allow-metrics=true --metrics-address="$triton_host" --metrics-port="$metrics_port"
+        --backend-config="python,shm-region-prefix-name=slipstream-$$-"
+    )
+    for group in "${groups[@]}"; do command+=(--load-model="$group"); done
+    # the Python backend runs the first Python on PATH
+    PATH=$root/.venv/bin:$PATH start "${command[@]}" >"$run_dir/triton.log" 2>&1
+    triton_pid=$child
+}
+
+start_proxy() {
+    # -P: a folder `proxy` in the caller's working directory is not ours
+    PYTHONPATH=$root start "$python" -P -m proxy >"$run_dir/proxy.log" 2>&1
+    proxy_pid=$child
+}
+
+# A server alone is most often in a container, whose log is its standard output.
+follow() {
+    start tail --lines=+1 --follow=name "$1"
+    log_pid=$child
+}
+
+await_ready() {
+    start "$python" "$root/setup/readiness.py" "$@"
+    step_pid=$child
+    # shellcheck disable=SC2086  # a server that was not started has no id
+    wait -n "$step_pid" $triton_pid $proxy_pid || true
+    check_servers
+    wait "$step_pid"
+    step_pid=
+    is_ready=yes
+    local triton
+    triton=$(reachable "$triton_host")
+    step "$python" "$root/setup/banner.py" "$run_dir/models" "$(reachable "$host"):$port" \
+        "$triton:$http_port" "$triton:$metrics_port" ${triton_pid:+triton} ${proxy_pid:+proxy}
+}
+
+supervise() {
+    # shellcheck disable=SC2086
+    wait -n $triton_pid $proxy_pid || true
+    check_servers
+}
+
+check_servers() {
+    [[ -z $triton_pid ]] || is_alive "$triton_pid" || fail_with_log Triton triton.log
+    [[ -z $proxy_pid ]] || is_alive "$proxy_pid" || fail_with_log "The proxy" proxy.log
+}
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+say() { echo "$*" >&2; }
+
+fail() {
+    say "launch.sh: $*"
+    exit 1
+}
+
+fail_with_log() {
+    local what="ended" log=$run_dir/$2
+    [[ -n $is_ready ]] || what="did not start"
+    say ""
+    say "launch.sh: $1 $what: $("$python" "$root/setup/failure.py" "$log")"
+    say "The last lines of $log:"
+    tail --lines=15 "$log" | sed 's/^/    /' >&2
+    stop_servers
+    exit 1
+}
+
+# The address to reach a server at that listens on $1.
+reachable() {
+    case $1 in
+        0.0.0.0 | ::) echo 127.0.0.1 ;;
+        *:*) echo "[$1]" ;;
+        *) echo "$1" ;;
+    esac
+}
+
+main "$@"

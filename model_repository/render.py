@@ -1,0 +1,107 @@
+"""Makes the repository that Triton runs from: a folder per consumer group.
+
+Usage: python model_repository/render.py FOLDER, which prints one group name per line. The `config.pbtxt` of a
+group is that of primary with its own name, device and settings; its version folder `1` is a link to the one of
+primary, so there is one copy of the code.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+PRIMARY = Path(__file__).resolve().parent / "primary"
+sys.path.append(str(PRIMARY / "1"))  # where Triton, too, finds the engine's package
+
+from llm.errors import ConfigError  # noqa: E402
+from manifest import ConsumerGroup, read_groups  # noqa: E402
+
+
+def main(folder: Path) -> None:
+    """Render what the environment asks for.
+
+    Raises:
+        SystemExit: with one sentence about a setting that cannot be used.
+    """
+    try:
+        groups = read_groups(os.environ)
+        render(groups, folder, cuda_device_count)
+    except ConfigError as error:
+        sys.exit(f"launch.sh: {error}")
+    for group in groups:
+        print(group.name)
+
+
+def cuda_device_count() -> int:
+    """How many GPUs torch can use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def render(groups: Sequence[ConsumerGroup], folder: Path, count_gpus: Callable[[], int]) -> None:
+    """Write every group's folder; `count_gpus` is asked only when a group's device depends on it.
+
+    Raises:
+        ConfigError: a group names a device that is not there.
+    """
+    base = (PRIMARY / "config.pbtxt").read_text()
+    configs = {group.name: model_config(base, group, device_of(group, count_gpus)) for group in groups}
+    for name, config in configs.items():
+        write_group(folder / name, config)
+
+
+def device_of(group: ConsumerGroup, count_gpus: Callable[[], int]) -> str:
+    """`cpu` or `cuda`: what the group asks for, else cuda when there is one.
+
+    Raises:
+        ConfigError: it asks for a GPU that is not there.
+    """
+    device = group.settings.get("device", "auto")
+    if device == "cpu":
+        return "cpu"
+    num_gpus = count_gpus()
+    if device == "auto" and num_gpus == 0:
+        return "cpu"
+    if num_gpus == 0:
+        raise ConfigError(
+            f"TAKEOFF_DEVICE='cuda' cannot be used for group {group.name!r}: "
+            "torch finds no CUDA device here; use cpu or leave it unset"
+        )
+    if group.gpu >= num_gpus:
+        raise ConfigError(
+            f"cuda_visible_devices='{group.gpu}' cannot be used for group {group.name!r}: "
+            f"torch finds {num_gpus} CUDA device(s) here; give a number below {num_gpus}"
+        )
+    return "cuda"
+
+
+def model_config(base: str, group: ConsumerGroup, device: str) -> model_config_pb2.ModelConfig:
+    """Primary's configuration for this group on this device."""
+    config = text_format.Parse(base, model_config_pb2.ModelConfig())
+    config.name = group.name
+    instances = config.instance_group[0]
+    if device == "cuda":
+        instances.kind = model_config_pb2.ModelInstanceGroup.KIND_GPU
+        instances.gpus[:] = [group.gpu]  # without a number Triton makes an instance on every GPU
+    else:
+        instances.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+    for name, value in {**group.settings, "device": device}.items():
+        config.parameters[name].string_value = value
+    return config
+
+
+def write_group(folder: Path, config: model_config_pb2.ModelConfig) -> None:
+    """Write the group's configuration and link its version folder to primary's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+    version = folder / "1"
+    version.unlink(missing_ok=True)
+    version.symlink_to(PRIMARY / "1")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

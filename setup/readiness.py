@@ -1,0 +1,62 @@
+"""Waits until every named URL answers 200, and shows what it waits for.
+
+Usage: readiness.py NAME=URL... It never gives up: the launcher ends it when what it waits for has died.
+"""
+
+import sys
+import time
+import urllib.error
+import urllib.request
+
+POLL_SECONDS = 0.3
+QUIET_SECONDS = 15  # between two lines of progress where there is no terminal
+
+
+def main(arguments: list[str]) -> None:
+    """Wait for one after the other."""
+    # a proxy meant for the outside must not see requests to this machine
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for argument in arguments:
+        name, _, url = argument.partition("=")
+        progress = Progress(name)
+        while not answers(opener, url):
+            progress.show()
+            time.sleep(POLL_SECONDS)
+        progress.finish()
+
+
+def answers(opener: urllib.request.OpenerDirector, url: str) -> bool:
+    """Whether the URL answers 200 right now."""
+    try:
+        with opener.open(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+class Progress:
+    """How long something has been waited for: a line rewritten on a terminal, repeated elsewhere."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.started = time.monotonic()
+        self.shown_at: float | None = None
+
+    def show(self) -> None:
+        """Show the seconds so far, if it is time to."""
+        now = time.monotonic()
+        line = f"Waiting for {self.name}: {now - self.started:.0f} s"
+        if sys.stdout.isatty():
+            print(f"\r{line}", end="", flush=True)
+        elif self.shown_at is None or now - self.shown_at >= QUIET_SECONDS:
+            print(line, flush=True)
+            self.shown_at = now
+
+    def finish(self) -> None:
+        """Say that the waiting is over."""
+        start = "\r" if sys.stdout.isatty() else ""
+        print(f"{start}{self.name} is ready after {time.monotonic() - self.started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
