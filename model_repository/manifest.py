@@ -49,9 +49,7 @@ def read_groups(environ: Mapping[str, str]) -> list[ConsumerGroup]:
 
 def _environment_settings(environ: Mapping[str, str]) -> dict[str, str]:
     names = EngineConfig.setting_names()
-    return {
-        name: value for name in names if (value := environ.get(ENVIRONMENT_PREFIX + name.upper(), "").strip())
-    }
+    return {name: value for name in names if (value := environ.get(ENVIRONMENT_PREFIX + name.upper(), "").strip())}
 
 
 def _checked(settings: Mapping[str, str]) -> dict[str, str]:
@@ -70,9 +68,7 @@ def _resolved_model(name: str) -> str:
     if path.is_dir():
         return str(path.resolve())
     if path.exists():
-        raise ConfigError(
-            f"TAKEOFF_MODEL_NAME={name!r} cannot be used: it is a file; give the model's folder"
-        )
+        raise ConfigError(f"TAKEOFF_MODEL_NAME={name!r} cannot be used: it is a file; give the model's folder")
     if name.startswith(("/", "./", "../", "~")):
         raise ConfigError(
             f"TAKEOFF_MODEL_NAME={name!r} cannot be used: there is no such folder; give one, or a hub name"
@@ -115,9 +111,7 @@ def _group_of_reader(keys: Mapping[str, Any], defaults: Mapping[str, str]) -> Co
         )
     gpu = given.pop("cuda_visible_devices", "0")
     if not (gpu.isascii() and gpu.isdecimal()):
-        raise ConfigError(
-            f"cuda_visible_devices={gpu!r} cannot be used: give the number of one GPU, such as 0"
-        )
+        raise ConfigError(f"cuda_visible_devices={gpu!r} cannot be used: give the number of one GPU, such as 0")
     return ConsumerGroup(name, _checked({**defaults, **given}), int(gpu))
 
 
