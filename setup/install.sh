@@ -8,8 +8,8 @@ set -euo pipefail
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 venv=$root/.venv
 python=$venv/bin/python
-# Triton's Python backend brings stubs for Python up to 3.13
-is_supported='import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
+# numpy 1.26, which Triton's Python backend needs, has no wheels for newer ones
+is_supported='import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'
 
 fail() {
     echo "launch.sh: $*" >&2
@@ -18,13 +18,13 @@ fail() {
 
 find_python() {
     local candidate
-    for candidate in ${TAKEOFF_PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    for candidate in ${TAKEOFF_PYTHON:-python3 python3.12 python3.11}; do
         if command -v "$candidate" >/dev/null && "$candidate" -c "$is_supported" 2>/dev/null; then
             command -v "$candidate"
             return
         fi
     done
-    fail "no Python 3.11, 3.12 or 3.13 among ${TAKEOFF_PYTHON:-python3 and python3.11 to python3.13} on PATH;" \
+    fail "no Python 3.11 or 3.12 found as ${TAKEOFF_PYTHON:-python3, python3.12 or python3.11};" \
         "install one (Debian, Ubuntu: sudo apt-get install python3.11 python3.11-venv) and start again"
 }
 

@@ -44,7 +44,7 @@ def wheel_pin() -> str:
 
 
 def install_wheel() -> None:
-    """Unpack the wheel. Its metadata asks for an older numpy, which the venv must not get."""
+    """Unpack the wheel without the dependencies of its Python API."""
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(FOLDER)]
     command += ["--progress-bar", "on" if sys.stdout.isatty() else "off"]
     command += ["--group", f"{ROOT / 'pyproject.toml'}:local-triton"]

@@ -1,0 +1,26 @@
+# What people and CI call. Every target installs what it needs into .venv first, which costs nothing when it is there.
+.PHONY: install check test bench
+
+TYPED := proxy setup benchmarks model_repository model_repository/primary/1
+
+install:
+	./launch.sh install engine proxy triton dev
+
+check: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy $(foreach folder,$(TYPED),$(wildcard $(folder)/*.py))
+	.venv/bin/shellcheck launch.sh setup/*.sh .ci/run
+
+test: install
+	.venv/bin/python -m pytest $(ARGS)
+
+# The service must not run meanwhile: it would share the cores with the benchmark's own.
+bench: install
+	@for script in benchmarks/*.sh benchmarks/bench_*.py; do \
+		case $$script in \
+			*\**) ;; \
+			*.sh) bash "$$script" || exit 1 ;; \
+			*.py) .venv/bin/python "$$script" || exit 1 ;; \
+		esac; \
+	done

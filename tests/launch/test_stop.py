@@ -1,0 +1,77 @@
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from launched import ROOT, Launched, launched
+
+
+@pytest.fixture
+def ready(tmp_path: Path, default_model: Path) -> Iterator[Launched]:
+    with launched(tmp_path) as launch:
+        launch.wait_until_it_says("Ctrl-C stops it.")
+        yield launch
+
+
+def test_an_interrupt_stops_everything_in_order_and_is_a_success(ready: Launched) -> None:
+    assert "SmolLM2-135M-Instruct on " in ready.output
+    second = subprocess.run(
+        [ROOT / "launch.sh"],
+        env={**os.environ, "TAKEOFF_RUN_DIR": str(ready.run_dir)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert "already runs from" in second.stderr
+
+    base = f"http://127.0.0.1:{ready.ports['TRITON_HTTP_PORT']}"
+    body = b'{"text_input": "Once upon a time", "parameters": {"max_tokens": 4}}'
+    with urllib.request.urlopen(f"{base}/v2/models/primary/generate", data=body, timeout=60) as answer:
+        assert b"text_output" in answer.read()
+
+    os.kill(ready.process.pid, signal.SIGINT)
+    assert ready.exit_code() == 0, ready.output
+    assert ready.processes() == []
+
+
+def test_triton_dying_ends_the_service_with_a_reason(ready: Launched) -> None:
+    [triton] = ready.processes("bin/tritonserver")
+    os.kill(triton, signal.SIGKILL)
+    assert ready.exit_code() == 1
+    assert "launch.sh: Triton ended" in ready.output
+    assert ready.processes() == []
+
+
+def test_a_second_interrupt_stops_at_once(ready: Launched) -> None:
+    [proxy] = ready.processes("-m\0proxy")[:1]
+    os.kill(proxy, signal.SIGSTOP)  # it cannot end in order
+    os.kill(ready.process.pid, signal.SIGINT)
+    ready.wait_until_it_says("Stopping")
+    started = time.monotonic()
+    os.kill(ready.process.pid, signal.SIGINT)
+    assert ready.exit_code() == 130
+    assert time.monotonic() - started < 5
+    assert ready.processes() == []
+
+
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_signal_while_the_model_loads_leaves_nothing(
+    tmp_path: Path, default_model: Path, signal_number: int, code: int
+) -> None:
+    with launched(tmp_path) as launch:
+        launch.wait_until_it_says("Waiting for model primary")
+        deadline = time.monotonic() + 30
+        while not launch.processes("triton_python_backend_stub"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(launch.process.pid, signal_number)
+        assert launch.exit_code() == code
+        deadline = time.monotonic() + (20 if signal_number == signal.SIGKILL else 0)
+        while launch.processes() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert launch.processes() == []

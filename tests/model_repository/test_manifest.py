@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+from llm.config import EngineConfig
+from llm.errors import ConfigError
+from manifest import ConsumerGroup, read_groups
+
+
+def manifest(tmp_path: Path, text: str, **environ: str) -> list[ConsumerGroup]:
+    path = tmp_path / "groups.yaml"
+    path.write_text(text)
+    return read_groups({"TAKEOFF_CONFIG_FILE": str(path), **environ})
+
+
+def refusal(tmp_path: Path, text: str, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        manifest(tmp_path, text, **environ)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def reader(lines: str) -> str:
+    body = "".join(f"      {line}\n" for line in lines.split("; "))
+    return f"takeoff:\n  readers_config:\n    reader1:\n{body}"
+
+
+def test_the_environment_names_one_group_called_primary_with_only_the_given_settings() -> None:
+    environ = {"TAKEOFF_MODEL_NAME": "gpt2", "TAKEOFF_MAX_BATCH_SIZE": "8", "TAKEOFF_DEVICE": "", "HOME": "/root"}
+    assert read_groups(environ) == [ConsumerGroup("primary", {"model_name": "gpt2", "max_batch_size": "8"})]
+
+
+def test_a_local_folder_becomes_absolute_so_that_triton_finds_it_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    [group] = read_groups({"TAKEOFF_MODEL_NAME": "my-model"})
+    assert group.settings["model_name"] == str(tmp_path / "my-model")
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "../nothing-here", "~/no-such-folder-of-mine"])
+def test_a_name_that_can_only_be_a_folder_must_be_one(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"TAKEOFF_MODEL_NAME='{name}' cannot be used: there is no such folder"):
+        read_groups({"TAKEOFF_MODEL_NAME": name})
+
+
+def test_a_model_name_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_text("")
+    with pytest.raises(ConfigError, match="it is a file; give the model's folder"):
+        read_groups({"TAKEOFF_MODEL_NAME": str(file)})
+
+
+@pytest.mark.parametrize("name", [n for n in EngineConfig.setting_names() if n.startswith("max_")])
+def test_a_bad_number_names_its_variable(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"TAKEOFF_{name.upper()}='-1' cannot be used"):
+        read_groups({"TAKEOFF_MODEL_NAME": "gpt2", f"TAKEOFF_{name.upper()}": "-1"})
+
+
+def test_a_file_names_several_groups_and_wins_over_the_environment(tmp_path: Path) -> None:
+    text = """
+takeoff:
+  server_config:
+  readers_config:
+    one: {model_name: gpt2, device: cpu, max_batch_size: 4}
+    two: {model_name: org/other, consumer_group: large, cuda_visible_devices: 1, max_sequence_length: }
+"""
+    one, two = manifest(tmp_path, text, TAKEOFF_MAX_BATCH_SIZE="9", TAKEOFF_MODEL_NAME="unused")
+    assert one == ConsumerGroup("primary", {"model_name": "gpt2", "device": "cpu", "max_batch_size": "4"}, 0)
+    assert two == ConsumerGroup("large", {"model_name": "org/other", "max_batch_size": "9"}, 1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ("device: cpu", "reader reader1: model_name is missing"),
+        ("model_name: gpt2; max_batch_size: none", "reader1: max_batch_size='none' cannot be used"),
+        (
+            "model_name: gpt2; max_sequence_len: 5",
+            "'max_sequence_len' is no setting: the nearest one is 'max_sequence_length'",
+        ),
+        ("model_name: gpt2; 7: 5", "7 is no setting"),
+        ("model_name: gpt2; max_batch_size: [1, 2]", "max_batch_size=[1, 2] cannot be used: give one plain value"),
+        ("model_name: gpt2; max_batch_size: true", "max_batch_size=True cannot be used"),
+        ("model_name: gpt2; device: tpu", "device='tpu' cannot be used"),
+        ("model_name: gpt2; cuda_visible_devices: 0,1", "cuda_visible_devices='0,1' cannot be used"),
+        ("model_name: gpt2; consumer_group: ../up", "consumer_group='../up' cannot be used"),
+        ("model_name: gpt2; consumer_group: two words", "consumer_group='two words' cannot be used"),
+        ("model_name: gpt2; consumer_group: ''", "consumer_group='' cannot be used"),
+        ("model_name: gpt2; model_name: other", "'model_name' is given twice"),
+        ("model_name: /no/such/folder", "model_name='/no/such/folder' cannot be used"),
+    ],
+)
+def test_a_bad_reader_is_refused_by_name(tmp_path: Path, lines: str, sentence: str) -> None:
+    assert sentence in refusal(tmp_path, reader(lines))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "it must begin with 'takeoff:'"),
+        ("- a list", "it must begin with 'takeoff:'"),
+        ("takeoff: {}", "readers_config names no reader"),
+        ("takeoff: {readers_config: {}}", "readers_config names no reader"),
+        ("takeoff: {readers_config: {reader1: gpt2}}", "reader reader1: give its settings"),
+        ("takeoff: {readers: {}}", "'readers' is no key of takeoff"),
+        ("takeoff: {server_config: {port: 3000}}", "server_config (port) cannot be used"),
+        ("takeoff: {readers_config: [", "is no valid YAML"),
+        ("takeoff: !!python/object:os.system {}", "is no valid YAML"),
+        (
+            "takeoff: {readers_config: {a: {model_name: x}, b: {model_name: y}}}",
+            "reader b: consumer_group='primary' cannot be used: another reader has it already",
+        ),
+        (
+            "takeoff: {readers_config: {a: {model_name: x}, a: {model_name: y, consumer_group: z}}}",
+            "'a' is given twice",
+        ),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    assert sentence in refusal(tmp_path, text)
+
+
+def test_a_file_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"TAKEOFF_CONFIG_FILE='/no/such\.yaml' cannot be read: No such file"):
+        read_groups({"TAKEOFF_CONFIG_FILE": "/no/such.yaml"})
