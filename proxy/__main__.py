@@ -8,7 +8,7 @@ import socket
 import sys
 
 from proxy.config import ConfigError, ProxyConfig
-from proxy.serve import listen, serve
+from proxy.process import listen, serve
 from proxy.workers import supervise
 
 

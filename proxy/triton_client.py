@@ -226,7 +226,18 @@ def _translate(error: Exception, url: str) -> ApiError:
             return _translate_text(message)
 
 
+# What Triton says, without a status, about a model that is away: unloaded, loading, or its process killed.
+_AWAY = (
+    "unknown model",
+    "is not found",
+    "is not ready",
+    "is not at ready state",
+    "is not healthy",
+    "no available",
+)
+
+
 def _translate_text(message: str) -> ApiError:
-    if "is not ready" in message or "unknown model" in message or "is not found" in message:
-        return UnavailableError("The group is not loaded. Please try again.")
+    if any(words in message for words in _AWAY):
+        return UnavailableError("The group is not loaded or its process has died. Please try again.")
     return InternalError("The inference server failed.")

@@ -132,7 +132,7 @@ async def test_a_sane_request_id_is_echoed_and_reaches_the_engine(
 
 @pytest.mark.parametrize("offered", ["", "a b", "x" * 129, "é", "<script>", '"', "a\tb"])
 async def test_another_request_id_is_replaced(server: Server, offered: str) -> None:
-    response = await server.http.get("/health", headers={"x-request-id": offered.encode()})
+    response = await server.http.get("/health", headers={b"x-request-id": offered.encode()})
     assert response.headers["x-request-id"] != offered
     assert len(response.headers["x-request-id"]) == 32
 

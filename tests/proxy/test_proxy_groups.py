@@ -44,7 +44,7 @@ async def test_a_group_that_was_away_is_described_anew(backend: FakeBackend) -> 
 
 
 async def test_an_unknown_name_is_answered_with_the_known_ones(backend: FakeBackend) -> None:
-    with pytest.raises(ModelNotFoundError, match="'gpt-4' does not exist.*'primary', 'second'") as caught:
+    with pytest.raises(ModelNotFoundError, match=r"'gpt-4' does not exist.*'primary', 'second'") as caught:
         await Groups(backend).ready("gpt-4")
     assert (caught.value.status, caught.value.code, caught.value.param) == (404, "model_not_found", "model")
 
@@ -114,7 +114,7 @@ async def test_the_background_notices_that_a_group_goes_and_comes(
     groups: Groups, backend: FakeBackend
 ) -> None:
     async def until(names: list[str]) -> None:
-        while [group.name for group in groups.all if group.state == "ready"] != names:
+        while [group.name for group in groups.all if group.state == "ready"] != names:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     await asyncio.wait_for(until(["primary", "second"]), 2)
