@@ -17,6 +17,7 @@ from proxy.chat_response import ChatAnswer
 from proxy.context import Context, context
 from proxy.errors import ApiError, DeadlineError, InternalError, describe
 from proxy.json_body import require_json
+from proxy.request_body import receive
 from proxy.request_id import request_id
 
 _log = logging.getLogger(__name__)
@@ -26,12 +27,13 @@ chat = Blueprint("chat")
 Pieces = AsyncGenerator[Sequence[Piece], None]
 
 
-@chat.post("/v1/chat/completions")
+@chat.post("/v1/chat/completions", stream=True)
 async def create_chat_completion(request: Request) -> HTTPResponse | None:
     """Answer a conversation, whole or as a stream."""
     require_json(request.headers.getone("content-type", None))
     ctx = context(request)
-    asked = parse(request.body, ctx.config.max_choices)
+    body = await receive(request, ctx.config.max_body_bytes, ctx.config.request_timeout)
+    asked = parse(body, ctx.config.max_choices)
     model = await ctx.groups.ready(asked.model)
     answer = ChatAnswer(asked.model, model.fingerprint, asked.include_usage)
     generate = GenerateRequest(asked.messages, asked.sampling_parameters, asked.stream, request_id(request))

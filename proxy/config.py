@@ -93,6 +93,12 @@ class ProxyConfig:
         _seconds(zero=False),
         "15",
     )
+    request_timeout: float = _setting(
+        "TAKEOFF_REQUEST_TIMEOUT_SECONDS",
+        "silence after which a request that is still being received is refused",
+        _seconds(zero=False),
+        "60",
+    )
     response_timeout: float = _setting(
         "TAKEOFF_RESPONSE_TIMEOUT_SECONDS",
         "longest time one answer may take, streamed or not; 0 is no limit",

@@ -15,6 +15,7 @@ from proxy.context import App, Context
 from proxy.groups import Groups
 from proxy.health import health
 from proxy.models import models
+from proxy.request_body import drained_bytes
 from proxy.shutdown import Shutdown
 from proxy.triton_client import TritonBackend
 
@@ -30,7 +31,8 @@ def create_app(config: ProxyConfig, backend: Backend | None = None, name: str = 
         ACCESS_LOG=False,
         MOTD=False,
         AUTO_EXTEND=False,
-        REQUEST_MAX_SIZE=config.max_body_bytes,
+        REQUEST_MAX_SIZE=drained_bytes(config.max_body_bytes),
+        REQUEST_TIMEOUT=config.request_timeout,
         # A limit of silence, which a slow answer does not deserve; config.response_timeout limits answers.
         RESPONSE_TIMEOUT=float("inf"),
         GRACEFUL_SHUTDOWN_TIMEOUT=config.shutdown_timeout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -82,6 +83,46 @@ async def test_a_body_over_the_limit_is_a_413(serve: Serve, backend: FakeBackend
     assert response.status_code == 413
     assert error_of(response)["type"] == "invalid_request_error"
     assert len(backend.requests) == 1
+
+
+async def test_a_client_that_sends_far_too_much_still_reads_the_413(server: Server) -> None:
+    """The connection used to be closed under the upload, and SDKs tried again instead of seeing the error."""
+    response = await server.chat(user="x" * (40 << 20))
+    assert response.status_code == 413
+    assert (await server.chat()).status_code == 200
+
+
+async def test_a_small_limit_for_bodies_is_none_for_headers(serve: Serve) -> None:
+    server = await serve(max_body_bytes=100)
+    assert (await server.http.get("/health", headers={"x": "y" * 2000})).status_code == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"{"])
+async def test_a_body_that_does_not_come_is_a_408(serve: Serve, sent: bytes) -> None:
+    server = await serve(request_timeout=0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 10\r\n\r\n" + sent)
+    answer = await asyncio.wait_for(reader.readuntil(b"}}"), 2)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    writer.close()
+
+
+async def test_a_header_that_does_not_come_is_a_408(serve: Serve) -> None:
+    server = await serve(request_timeout=0.2)
+    answer = await server.send(b"POST /v1/chat/completions HTTP/1.1\r\n")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"error"' in answer
+
+
+async def test_a_client_that_asks_before_it_sends_is_answered(server: Server) -> None:
+    body = b'{"model":"primary","messages":[{"role":"user","content":"Hi"}]}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(head % len(body))
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)).startswith(b"HTTP/1.1 100 ")
+    writer.write(body)
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)).startswith(b"HTTP/1.1 200 ")
+    writer.close()
 
 
 async def test_a_chunked_body_over_the_limit_is_a_413(serve: Serve) -> None:
