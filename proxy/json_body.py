@@ -69,9 +69,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise InvalidRequestError(f"{_UNREADABLE}: it is nested too deeply.") from None
     except _DuplicateKeyError as error:
         key = str(error)
-        raise InvalidRequestError(
-            f"{_UNREADABLE}: the key {key!r:.100} occurs twice in one object."
-        ) from None
+        raise InvalidRequestError(f"{_UNREADABLE}: the key {key!r:.100} occurs twice in one object.") from None
     except msgspec.ValidationError as error:
         _refuse(str(error))
     except (msgspec.DecodeError, ValueError) as error:

@@ -47,9 +47,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_cancels_its_reques
     assert backend.num_open == 0
 
 
-async def test_a_client_that_leaves_between_keep_alives_cancels_its_request(
-    serve: Serve, backend: FakeBackend
-) -> None:
+async def test_a_client_that_leaves_between_keep_alives_cancels_its_request(serve: Serve, backend: FakeBackend) -> None:
     server = await serve(sse_keep_alive=0.05)
     backend.script = stall()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

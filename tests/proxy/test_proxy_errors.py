@@ -31,9 +31,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     return error
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v2/models", "/v1/chat", "/favicon.ico", "/v1/completions", "/%ff"]
-)
+@pytest.mark.parametrize("path", ["/", "/v1", "/v2/models", "/v1/chat", "/favicon.ico", "/v1/completions", "/%ff"])
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 async def test_an_unknown_route_is_a_404(server: Server, path: str, method: str) -> None:
     response = await server.http.request(method, path)
@@ -161,9 +159,7 @@ async def test_malformed_http_has_an_error_body_too(server: Server, data: bytes,
     assert b"x-request-id: " in head
 
 
-async def test_a_sane_request_id_is_echoed_and_reaches_the_engine(
-    server: Server, backend: FakeBackend
-) -> None:
+async def test_a_sane_request_id_is_echoed_and_reaches_the_engine(server: Server, backend: FakeBackend) -> None:
     response = await server.http.post(
         "/v1/chat/completions",
         json={"model": "primary", "messages": [{"role": "user", "content": "Hi"}], "stream": True},
