@@ -70,6 +70,16 @@ async def test_a_client_that_leaves_is_no_error(
     assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
 
 
+async def test_a_client_that_never_reads_is_dropped(serve: Serve, backend: FakeBackend) -> None:
+    server = await serve(sse_keep_alive=0.05)
+    backend.script = say(*["x" * 100_000] * 1000)
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1000)
+    writer.write(request(stream=True))
+    await asyncio.wait_for(backend.closed.wait(), 5)
+    assert backend.num_open == 0
+    writer.close()
+
+
 async def test_a_client_that_reads_slowly_gets_everything(server: Server, backend: FakeBackend) -> None:
     """Sending waits for the client, so more than the socket's buffers hold must still arrive whole."""
 

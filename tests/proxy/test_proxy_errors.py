@@ -139,6 +139,8 @@ async def test_a_chunked_body_over_the_limit_is_a_413(serve: Serve) -> None:
     ("data", "status"),
     [
         (b"nonsense\r\n\r\n", 400),
+        (b"G\xffT / HTTP/1.1\r\nconnection: close\r\n\r\n", 404),
+        (b"POST /v1/chat/completions HTTP/1.1\r\ncontent-type: \xff\r\nconnection: close\r\n\r\n", 415),
         (b"GET / HTTP/9.9\r\n\r\n", 400),
         (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nno-colon\r\n\r\n", 400),

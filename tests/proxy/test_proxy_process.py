@@ -11,6 +11,7 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ import pytest
 
 from tests.proxy.fake_triton import USAGE, FakeTriton, piece, response, running
 
+ROOT = Path(__file__).parents[2]
 BODY = {"model": "primary", "messages": [{"role": "user", "content": "Hi"}]}
 
 
