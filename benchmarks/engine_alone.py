@@ -1,0 +1,73 @@
+"""The engine without Triton and HTTP, as a process of its own that is told over standard input what to run.
+
+Each line of input is a JSON list of chat completion bodies; each line of output says how it went.
+"""
+
+import json
+import sys
+from pathlib import Path
+from threading import Event
+from time import perf_counter
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "model_repository" / "primary" / "1"))
+
+from llm.config import EngineConfig
+from llm.errors import GenerationError
+from llm.model_loader import LoadedModel, load_model
+from llm.request import FinishReason, GenerationRequest, SamplingParams, Submission
+
+
+class TimingSink:
+    """Counts tokens and notes when the first came."""
+
+    def __init__(self) -> None:
+        self.first = 0.0
+        self.num_tokens = 0
+        self.ended = Event()
+
+    def tokens(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> None:
+        """See `llm.request.Sink`."""
+        del index
+        self.first = self.first or perf_counter()
+        self.num_tokens += len(token_ids)
+        if finish_reason:
+            self.ended.set()
+
+    def failed(self, error: GenerationError) -> None:
+        """See `llm.request.Sink`."""
+        raise error
+
+    def cancelled(self) -> None:
+        """See `llm.request.Sink`."""
+        self.ended.set()
+
+
+def run(loaded: LoadedModel, bodies: list[dict[str, Any]]) -> dict[str, float]:
+    """Answer all bodies at once."""
+    started = perf_counter()
+    sinks = []
+    for body in bodies:
+        sampling = SamplingParams(temperature=body["temperature"], max_tokens=body["max_tokens"], seed=body["seed"])
+        prompt = loaded.chat_prompt.from_messages(body["messages"])
+        sinks.append(TimingSink())
+        loaded.engine.submit(Submission(GenerationRequest(prompt, sampling), sinks[-1]))
+    for sink in sinks:
+        sink.ended.wait()
+    seconds = perf_counter() - started
+    first = sorted(sink.first - started for sink in sinks)[len(sinks) // 2]
+    return {"num_tokens": sum(sink.num_tokens for sink in sinks), "seconds": seconds, "first_token": first}
+
+
+def main() -> None:
+    """Load the model named on the command line, then serve standard input."""
+    loaded = load_model(EngineConfig.from_settings({"model_name": sys.argv[1]}))
+    loaded.engine.start()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(run(loaded, json.loads(line))), flush=True)
+    loaded.engine.stop()
+
+
+if __name__ == "__main__":
+    main()

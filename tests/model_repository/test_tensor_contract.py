@@ -1,0 +1,117 @@
+"""Both ends of the tensor contract name the same tensors, of the same types, and read what the other writes."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from answer import Answer
+from event import Event, error_event
+from google.protobuf import text_format
+from llm.errors import (
+    ContextLengthError,
+    EngineError,
+    GenerationError,
+    InvalidRequestError,
+    OverloadedError,
+    UnavailableError,
+)
+from llm.model_loader import ModelDescription as EngineDescription
+from llm.request import GenerationRequest, SamplingParams
+from triton_io import ResponseWriter, read_request
+from tritonclient.grpc import model_config_pb2
+
+from proxy import triton_client
+from proxy.backend import ModelDescription as ProxyDescription
+from proxy.errors import from_kind
+from tests.engine.fakes import ByteTokenizer
+from tests.launch.launched import ROOT
+from tests.model_repository.fakes import request
+
+CONFIG = text_format.Parse(
+    (ROOT / "model_repository" / "primary" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+)
+TYPES = {"BYTES": model_config_pb2.TYPE_STRING, "BOOL": model_config_pb2.TYPE_BOOL}
+
+
+def test_the_proxy_sends_the_inputs_that_the_configuration_declares():
+    declared = {tensor.name: tensor.data_type for tensor in CONFIG.input}
+    assert {name: TYPES[kind] for name, kind in triton_client.INPUTS.items()} == declared
+    assert all(tensor.optional and list(tensor.dims) == [1] for tensor in CONFIG.input)
+
+
+def test_the_proxy_reads_the_outputs_that_the_configuration_declares():
+    assert [tensor.name for tensor in CONFIG.output] == list(triton_client.OUTPUTS)
+    assert CONFIG.model_transaction_policy.decoupled
+    assert CONFIG.max_batch_size == 0
+
+
+def test_the_page_names_every_tensor():
+    page = (ROOT / "docs" / "tensor-contract.md").read_text()
+    named = set(re.findall(r"^\| `(\w+)` \| (?:STRING|BOOL)", page, re.MULTILINE))
+    assert named == {*triton_client.INPUTS, *triton_client.OUTPUTS}
+
+
+def test_the_model_reads_every_input():
+    """An input that only one end knows would be sent and never looked at."""
+    source = (ROOT / "model_repository" / "primary" / "1" / "triton_io.py").read_text()
+    assert set(re.findall(r'_read(?:_string|_json)?\(request, "(\w+)"\)', source)) == set(triton_client.INPUTS)
+
+
+def sent_events(events: list[Event]) -> list[triton_client._WireEvent]:
+    """What the proxy makes of what the model writes."""
+    triton_request = request(text_input="x")
+    ResponseWriter(triton_request).send(events, is_final=True)
+    ((response, _),) = triton_request.sender.sent
+    arrays: dict[str, np.ndarray[Any, Any]] = {t.name(): t.as_numpy() for t in response.output_tensors}
+    assert list(arrays) == list(triton_client.OUTPUTS)
+    return [triton_client._event_decoder.decode(body) for body in arrays["event"]]
+
+
+def test_the_proxy_understands_the_pieces_of_an_answer():
+    answer = Answer(GenerationRequest((1, 2), SamplingParams()), ByteTokenizer(), lambda _: None)
+    events = [*answer.add(0, [65, 66], None), *answer.add(0, [67], "length")]
+    events[-1].body["usage"] = answer.usage
+    first, last = sent_events(events)
+    assert (first.index, first.num_tokens, first.finish_reason, first.usage) == (0, 2, None, None)
+    assert (last.num_tokens, last.finish_reason) == (1, "length")
+    assert last.usage == triton_client.Usage(prompt_tokens=2, completion_tokens=3, cached_tokens=0)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InvalidRequestError("m", param="p"), 400),
+        (ContextLengthError(9, 8), 400),
+        (OverloadedError("m", code="server_overloaded"), 429),
+        (UnavailableError("m"), 503),
+        (EngineError("m"), 500),
+    ],
+)
+def test_every_failure_of_the_engine_has_its_http_status(error: GenerationError, status: int):
+    (event,) = sent_events([error_event(error)])
+    assert event.error
+    mapped = from_kind(event.error.kind, event.error.message, code=event.error.code, param=event.error.param)
+    assert (mapped.status, mapped.message, mapped.param) == (status, error.message, error.param)
+    assert mapped.code == error.code or error.code is None
+
+
+def test_the_proxy_understands_the_description():
+    ours = EngineDescription("m", 8, "cpu", "float32", "0.1.0", "fp_1", 4)
+    (event,) = sent_events([Event("", {"model": vars(ours)})])
+    assert event.model
+    for name in ProxyDescription.__struct_fields__:
+        assert getattr(event.model, name) == getattr(ours, name)
+
+
+def test_the_model_understands_what_the_proxy_sends():
+    sent = {
+        "messages": b'[{"role":"user","content":"Hi"}]',
+        "stream": True,
+        "sampling_parameters": b'{"n":2,"stop":["x"]}',
+    }
+    assert set(sent) <= set(triton_client.INPUTS)
+    read = read_request(request(**sent))
+    assert read.messages == [{"role": "user", "content": "Hi"}]
+    assert read.sampling == SamplingParams(n=2, stop=("x",))
+    assert read.is_stream
