@@ -162,8 +162,10 @@ class Engine:
                 except Exception:
                     log.exception("a forward pass failed; the requests in it fail with it")
                     self._fail_open(EngineError("The model failed while it worked on this request."))
+        except BaseException:
+            log.critical("the engine thread has died", exc_info=True)
         finally:
-            # Also reached when the thread dies of something that is no Exception: nobody may be left waiting.
+            # Nobody may be left waiting, whatever the thread died of.
             with self._wake:
                 self._stopping = self._stopping or UnavailableError("The engine has died.")
             self._take_inbox()

@@ -117,11 +117,13 @@ def _fetch(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, An
     if looks_local and not Path(path).is_dir():
         raise ModelLoadError(f"TAKEOFF_MODEL_NAME={name}: there is no such folder")
     try:
-        AutoConfig.from_pretrained(path)
+        architecture = AutoConfig.from_pretrained(path).model_type
         tokenizer = AutoTokenizer.from_pretrained(path)
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=IMPLEMENTATION)
     except Exception as error:
         reason = " ".join(str(error).split())
+        if IMPLEMENTATION in reason:  # transformers looks the name up in a table that old models bring themselves
+            reason = f"{architecture} is not supported: it does not use transformers' attention interface"
         raise ModelLoadError(f"the model {name} cannot be loaded: {reason}") from error
     return model.to(device).eval(), tokenizer, model.generation_config
 

@@ -1,0 +1,38 @@
+"""`python -m proxy`: reads the settings, takes the port, serves until SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+
+from proxy.config import ConfigError, ProxyConfig
+from proxy.process import listen, serve
+from proxy.workers import supervise
+
+
+def main() -> int:
+    """Run the proxy and return its exit status; a wrong setting costs one line and status 1."""
+    try:
+        config = ProxyConfig.from_env(os.environ)
+        listener: socket.socket = listen(config)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s",
+    )
+    # Sanic tells about every start and stop of a worker; its warnings and errors are enough.
+    logging.getLogger("sanic").setLevel(logging.WARNING)
+    logging.getLogger("proxy").info("the OpenAI API listens on %s:%d", config.host, config.port)
+    if config.workers == 1:
+        serve(config, listener)
+        return 0
+    return supervise(config, listener)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

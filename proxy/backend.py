@@ -1,0 +1,87 @@
+"""The seam between the HTTP side and whatever generates text: one protocol and its messages.
+
+The messages mirror docs/tensor-contract.md. Nothing here knows HTTP, gRPC or Triton's tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+FinishReason = Literal["stop", "length"]
+
+
+class GenerateRequest(msgspec.Struct, frozen=True):
+    """One request to an engine. `messages` are rendered with the model's own chat template.
+
+    `sampling_parameters` holds only what the client has set; the model's defaults fill the rest.
+    """
+
+    messages: list[dict[str, Any]]
+    sampling_parameters: dict[str, Any]
+    stream: bool
+    request_id: str = ""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens as the engine counted them, over all choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """Text of one choice. `finish_reason` marks the choice's last piece, `usage` the request's last."""
+
+    index: int
+    text: str
+    num_tokens: int
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+class ModelDescription(msgspec.Struct, frozen=True):
+    """What a group says about itself. `max_model_len` counts prompt and new tokens together."""
+
+    name: str
+    max_model_len: int
+    device: str
+    dtype: str
+    engine_version: str
+    fingerprint: str
+    max_num_sequences: int
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    """One line of Triton's repository index. `state` is Triton's own word; `""` is never loaded."""
+
+    name: str
+    state: str
+    reason: str = ""
+
+
+class Backend(Protocol):
+    """What the proxy needs from Triton; every method raises `proxy.errors.ApiError` and nothing else."""
+
+    def generate(self, group: str, request: GenerateRequest) -> AsyncGenerator[Sequence[Piece], None]:
+        """Yield the pieces of each response as they arrive; the last piece carries `usage`.
+
+        Closing the generator, or cancelling the task that waits in it, cancels the request in the engine.
+        A refusal or a failure is raised, after the pieces that came before it.
+        """
+        ...
+
+    async def describe(self, group: str) -> ModelDescription:
+        """Ask a group for its description."""
+        ...
+
+    async def index(self) -> list[ModelState]:
+        """List every model of the repository with its state."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection; generators that are still open fail."""
+        ...

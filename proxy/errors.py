@@ -1,0 +1,150 @@
+"""Every way in which a request can fail, and the one place where error bodies are built.
+
+Each class fixes the HTTP status and OpenAI's `type`; handlers and the Triton client raise, and nobody else
+formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import msgspec
+
+
+class ApiError(Exception):
+    """A failure that the client is told about; `message` is a sentence for a person.
+
+    `param` is the plain name of the offending request field, `code` OpenAI's machine-readable reason.
+    `retry_after` is in seconds and becomes the Retry-After header.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str | None] = None
+    default_retry_after: ClassVar[int | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else self.default_code
+        retry_after = retry_after if retry_after is not None else self.default_retry_after
+        self.headers: dict[str, str] = dict(headers or {})
+        if retry_after is not None:
+            self.headers["retry-after"] = str(retry_after)
+
+
+class InvalidRequestError(ApiError):
+    """The request itself is wrong; sending it again will not help."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class NotFoundError(InvalidRequestError):
+    """No such route."""
+
+    status = 404
+
+
+class ModelNotFoundError(NotFoundError):
+    """No consumer group has this name."""
+
+    default_code = "model_not_found"
+
+
+class MethodNotAllowedError(InvalidRequestError):
+    """The route exists, but not for this method."""
+
+    status = 405
+
+
+class RequestTimeoutError(InvalidRequestError):
+    """The client did not send its whole request in time."""
+
+    status = 408
+
+
+class PayloadTooLargeError(InvalidRequestError):
+    """The body or the header is larger than configured."""
+
+    status = 413
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    """The body says that it is not JSON."""
+
+    status = 415
+
+
+class ExpectationFailedError(InvalidRequestError):
+    """An `Expect` header other than 100-continue."""
+
+    status = 417
+
+
+class OverloadedError(ApiError):
+    """The engine takes no more requests at the moment."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "server_overloaded"
+    default_retry_after = 1
+
+
+class InternalError(ApiError):
+    """Our own fault. The message must not tell about internals."""
+
+
+class UnavailableError(ApiError):
+    """The group or all of Triton cannot answer now, but may soon."""
+
+    status = 503
+    default_retry_after = 2
+
+
+class DeadlineError(ApiError):
+    """The answer took longer than the deadline allows."""
+
+    status = 504
+
+
+class _Detail(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct):
+    """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
+
+    error: _Detail
+
+
+def describe(error: ApiError) -> ErrorBody:
+    """Build the body of `error`."""
+    return ErrorBody(_Detail(error.message, error.type, error.param, error.code))
+
+
+_KINDS: dict[str, type[ApiError]] = {
+    "invalid_request": InvalidRequestError,
+    "overloaded": OverloadedError,
+    "unavailable": UnavailableError,
+    "timeout": DeadlineError,
+    "internal": InternalError,
+}
+
+
+def from_kind(kind: str, message: str, *, code: str | None, param: str | None) -> ApiError:
+    """Turn the engine's typed failure (docs/tensor-contract.md) into an error of this tree."""
+    return _KINDS.get(kind, InternalError)(message, code=code, param=param)

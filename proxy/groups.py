@@ -1,0 +1,149 @@
+"""The consumer groups: which exist, which are ready, and what each says about itself.
+
+A group is a model of Triton's repository. The list is refreshed in the background and whenever a request
+names a group that is not known to be ready. Runs on the event loop; knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from proxy.backend import Backend, ModelDescription, ModelState
+from proxy.errors import ApiError, ModelNotFoundError, UnavailableError
+
+_log = logging.getLogger(__name__)
+
+GroupState = Literal["ready", "loading", "unavailable"]
+
+# Triton's words for a version of a model; one that was never loaded has the empty state.
+_STATES: dict[str, GroupState] = {"READY": "ready", "LOADING": "loading"}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One consumer group; `description` is there exactly when it is ready. `since` is a Unix time."""
+
+    name: str
+    state: GroupState
+    reason: str = ""
+    description: ModelDescription | None = None
+    since: int = 0
+
+
+class Groups:
+    """Maps names to groups, no older than `interval` seconds while `run` is running."""
+
+    def __init__(self, backend: Backend, interval: float = 1.0) -> None:
+        self._backend = backend
+        self._interval = interval
+        self._groups: dict[str, Group] = {}
+        self._failure: ApiError | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @property
+    def all(self) -> list[Group]:
+        """Every group of the repository, by name."""
+        return [self._groups[name] for name in sorted(self._groups)]
+
+    @property
+    def failure(self) -> ApiError | None:
+        """Why the last refresh failed, when it did."""
+        return self._failure
+
+    async def run(self) -> None:
+        """Refresh until cancelled."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(self._interval)
+
+    async def refresh(self) -> None:
+        """Ask Triton again, or join a refresh that is under way: there is never more than one."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh())
+        # A caller that gives up must not take the refresh away from the others.
+        await asyncio.shield(self._refreshing)
+
+    async def ready(self, name: str) -> ModelDescription:
+        """Return the description of the ready group `name`.
+
+        Raises:
+            ModelNotFoundError: the repository has no such model.
+            UnavailableError: it has, but the group is not ready, or Triton does not answer.
+        """
+        group = self._groups.get(name)
+        if group is None or group.description is None:
+            await self.refresh()
+            group = self._groups.get(name)
+        if group is not None and group.description is not None:
+            return group.description
+        if self._failure is not None:
+            raise UnavailableError(self._failure.message)
+        if group is None:
+            known = ", ".join(f"'{known}'" for known in sorted(self._groups)) or "none"
+            raise ModelNotFoundError(
+                f"The model {name!r} does not exist. Existing consumer groups: {known}.", param="model"
+            )
+        if group.state == "loading":
+            raise UnavailableError(f"The model {name!r} is still loading. Please try again.", param="model")
+        reason = f": {group.reason}" if group.reason else "."
+        raise UnavailableError(f"The model {name!r} is not available{reason}", param="model")
+
+    async def _refresh(self) -> None:
+        try:
+            index = await self._backend.index()
+        except ApiError as error:
+            self._fail(error)
+            return
+        except Exception:
+            _log.exception("the list of groups could not be refreshed")
+            self._fail(UnavailableError("The list of models could not be read. Please try again."))
+            return
+        if self._failure is not None:
+            _log.info("Triton answers again")
+        self._failure = None
+        groups = await asyncio.gather(*(self._look(model) for model in _by_name(index)))
+        for group in groups:
+            before = self._groups.get(group.name)
+            if before is None or (before.state, before.reason) != (group.state, group.reason):
+                _log.info("group %s is %s %s", group.name, group.state, group.reason)
+        self._groups = {group.name: group for group in groups}
+
+    def _fail(self, error: ApiError) -> None:
+        if self._failure is None:
+            _log.warning("%s", error.message)
+        self._failure = error
+        self._groups = {name: Group(name, "unavailable", error.message) for name in self._groups}
+
+    async def _look(self, model: ModelState) -> Group:
+        state = _STATES.get(model.state, "unavailable")
+        if state != "ready":
+            return Group(model.name, state, model.reason or "" if model.state else "not loaded")
+        known = self._groups.get(model.name)
+        if known is not None and known.description is not None:
+            return known
+        try:
+            description = await self._backend.describe(model.name)
+        except ApiError as error:
+            return Group(model.name, "unavailable", error.message)
+        except Exception:
+            _log.exception("group %s could not be asked for its description", model.name)
+            return Group(model.name, "unavailable", "it could not be asked for its description")
+        return Group(model.name, "ready", "", description, int(time.time()))
+
+
+def _by_name(index: list[ModelState]) -> list[ModelState]:
+    """Keep one line per model: a model with several versions is as ready as its readiest one."""
+    best: dict[str, ModelState] = {}
+    for model in index:
+        before = best.get(model.name)
+        if before is None or _rank(model) > _rank(before):
+            best[model.name] = model
+    return list(best.values())
+
+
+def _rank(model: ModelState) -> int:
+    return {"READY": 2, "LOADING": 1}.get(model.state, 0)

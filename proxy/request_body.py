@@ -1,0 +1,54 @@
+"""Receiving a request's body within limits of size and silence.
+
+Sanic would do it before the handler runs, but closes the connection on a client that is still sending too
+much: the client then sees a broken connection instead of the 413, and tries again. Here the refusal is sent
+first; Sanic reads what is left of the body and throws it away, up to `drained_bytes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from sanic import Request
+from sanic.http import Http
+
+from proxy.errors import PayloadTooLargeError, RequestTimeoutError
+
+
+def drained_bytes(max_bytes: int) -> int:
+    """How much of a refused body is still read; more than that breaks the connection.
+
+    Sanic cuts off header lines at this number too, which is why it has a floor.
+    """
+    return max(8 * max_bytes, 1 << 20)
+
+
+async def receive(request: Request, max_bytes: int, max_silence: float) -> bytes:
+    """Return the body of a request to a route that was declared with `stream=True`.
+
+    Raises:
+        PayloadTooLargeError: it is, or says to be, larger than `max_bytes`.
+        RequestTimeoutError: nothing came for `max_silence` seconds.
+    """
+    source = request.stream
+    assert isinstance(source, Http)
+    parts: list[bytes] = []
+    while source.request_body:
+        _check(source, max_bytes)
+        try:
+            async with asyncio.timeout(max_silence):
+                part = await source.read()
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"The rest of the request body did not come within {max_silence:g} seconds."
+            ) from None
+        if part:
+            parts.append(part)
+    _check(source, max_bytes)
+    return b"".join(parts)
+
+
+def _check(source: Http, max_bytes: int) -> None:
+    """Compare what has come, or what content-length announces, with the limit."""
+    if (source.request_bytes or 0) > max_bytes:
+        raise PayloadTooLargeError(f"The request body is larger than {max_bytes} bytes.")

@@ -1,0 +1,72 @@
+"""Builds the Sanic app: wiring only."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sanic import Request, Sanic
+from sanic.response import BaseHTTPResponse
+
+from proxy import error_handler, request_id
+from proxy.backend import Backend
+from proxy.chat import chat
+from proxy.config import ProxyConfig
+from proxy.context import App, Context
+from proxy.groups import Groups
+from proxy.health import health
+from proxy.models import models
+from proxy.request_body import drained_bytes
+from proxy.shutdown import Shutdown
+from proxy.triton_client import TritonBackend
+
+
+def create_app(config: ProxyConfig, backend: Backend | None = None, name: str = "slipstream") -> App:
+    """Wire up the proxy. Without a `backend` it speaks to the Triton of `config.triton_url`.
+
+    The backend is closed when the app stops. `name` must be unique in the process.
+    """
+    # Sanic reads SANIC_* variables unless told not to; ours are the only settings.
+    app: App = Sanic(name, env_prefix=None, configure_logging=False)
+    app.config.update(
+        ACCESS_LOG=False,
+        MOTD=False,
+        AUTO_EXTEND=False,
+        REQUEST_MAX_SIZE=drained_bytes(config.max_body_bytes),
+        REQUEST_TIMEOUT=config.request_timeout,
+        # A limit of silence, which a slow answer does not deserve; config.response_timeout limits answers.
+        RESPONSE_TIMEOUT=float("inf"),
+        GRACEFUL_SHUTDOWN_TIMEOUT=config.shutdown_timeout,
+    )
+    for routes in (chat, models, health):
+        app.blueprint(routes)
+    error_handler.install(app)
+    _manage_context(app, config, backend)
+
+    app.register_middleware(_finish, "response")
+    return app
+
+
+async def _finish(request: Request, response: BaseHTTPResponse) -> None:
+    response.headers[request_id.HEADER] = request_id.request_id(request)
+    request.app.ctx.shutdown.release(request)
+
+
+def _manage_context(app: App, config: ProxyConfig, backend: Backend | None) -> None:
+    app.ctx.shutdown = Shutdown()
+
+    @app.before_server_start
+    async def begin(app: App) -> None:
+        speaker = backend if backend is not None else TritonBackend(config.triton_url)
+        groups = Groups(speaker)
+        app.ctx.context = Context(config, speaker, groups, app.ctx.shutdown)
+        app.ctx.refreshing = asyncio.create_task(groups.run())
+
+    @app.before_server_stop
+    async def stop(app: App) -> None:
+        app.ctx.shutdown.begin()
+
+    @app.after_server_stop
+    async def end(app: App) -> None:
+        app.ctx.refreshing.cancel()
+        await asyncio.wait([app.ctx.refreshing])
+        await app.ctx.context.backend.close()

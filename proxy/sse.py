@@ -1,0 +1,88 @@
+"""Server-sent events: their bytes, their headers, and a stream that is never silent for long.
+
+Format: https://html.spec.whatwg.org/multipage/server-sent-events.html. Knows nothing of chat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from sanic import Request
+from sanic.response import BaseHTTPResponse
+
+CONTENT_TYPE = "text/event-stream; charset=utf-8"
+HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(events: Iterable[Any]) -> bytes:
+    """Encode each event as JSON in a `data:` line. JSON has no line breaks, so one line is enough."""
+    out = bytearray()
+    for event in events:
+        out += b"data: "
+        out += _encoder.encode(event)
+        out += b"\n\n"
+    return bytes(out)
+
+
+class EventStream:
+    """The response to one request, begun by its first write.
+
+    A companion task writes a comment whenever nothing has been written for `keep_alive` seconds, so that
+    proxies and clients in between do not take a slow model for a dead one. Use as a context manager: leaving
+    it stops the companion.
+    """
+
+    def __init__(self, request: Request, keep_alive: float) -> None:
+        self._request = request
+        self._keep_alive = keep_alive
+        self._response: BaseHTTPResponse | None = None
+        self._writing = asyncio.Lock()
+        self._last_write = asyncio.get_running_loop().time()
+        self._ended = False
+        self._companion: asyncio.Task[None] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether headers have been sent, so that the status can no longer change."""
+        return self._response is not None
+
+    async def write(self, data: bytes, *, end: bool = False) -> None:
+        """Send `data`, waiting while the client is behind; `end` completes the response."""
+        async with self._writing:
+            if self._response is None:
+                self._response = await self._request.respond(content_type=CONTENT_TYPE, headers=HEADERS)
+            self._ended = end
+            await self._response.send(data, end_stream=end)
+            self._last_write = asyncio.get_running_loop().time()
+
+    async def __aenter__(self) -> Self:
+        self._companion = asyncio.create_task(self._speak_up())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._companion is not None
+        self._companion.cancel()
+        # Wait without taking over its cancellation: ours must still get through.
+        await asyncio.wait([self._companion])
+
+    async def _speak_up(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._ended:
+            silent = loop.time() - self._last_write
+            if silent < self._keep_alive:
+                await asyncio.sleep(self._keep_alive - silent)
+            elif self._writing.locked():
+                await asyncio.sleep(self._keep_alive)
+            else:
+                await self.write(KEEP_ALIVE)

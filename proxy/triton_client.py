@@ -1,0 +1,243 @@
+"""`Backend` over Triton's gRPC: tensors and status codes stop here.
+
+Written against docs/tensor-contract.md. One client for the life of the process, because clients made per
+request leak in tritonclient; it belongs to the event loop it was made on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import grpc  # type: ignore[import-untyped]
+import msgspec
+import numpy as np
+from tritonclient.grpc import InferInput, InferResult  # type: ignore[import-untyped]
+from tritonclient.grpc.aio import InferenceServerClient  # type: ignore[import-untyped]
+from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
+
+from proxy.backend import FinishReason, GenerateRequest, ModelDescription, ModelState, Piece, Usage
+from proxy.errors import ApiError, DeadlineError, InternalError, UnavailableError, from_kind
+
+# The contract's tensors: inputs with their Triton datatype, all of shape [1]; outputs are STRING, shape [k].
+INPUTS = {
+    "task": "BYTES",
+    "text_input": "BYTES",
+    "messages": "BYTES",
+    "stream": "BOOL",
+    "sampling_parameters": "BYTES",
+}
+OUTPUTS = ("text_output", "event")
+
+_INDEX_SECONDS = 5.0
+_DESCRIBE_SECONDS = 10.0
+_END_SECONDS = 5.0
+
+_CHANNEL_ARGUMENTS = [
+    # gRPC's default of 4 MB refuses long conversations; Triton's own limit is this one.
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+    # The default backoff grows to two minutes, during which a restarted Triton would look dead.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Triton is a neighbour: an http_proxy in the environment is not meant for it.
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+class _WireError(msgspec.Struct):
+    kind: str
+    message: str
+    code: str | None = None
+    param: str | None = None
+
+
+class _WireEvent(msgspec.Struct):
+    """The `event` output: the union of the contract's three shapes."""
+
+    index: int = 0
+    num_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    error: _WireError | None = None
+    model: ModelDescription | None = None
+
+
+_event_decoder = msgspec.json.Decoder(_WireEvent)
+
+
+class TritonBackend:
+    """Speaks to the Triton at `url` (host:port). Make it inside the running event loop."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client = InferenceServerClient(url, channel_args=_CHANNEL_ARGUMENTS)
+
+    async def generate(self, group: str, request: GenerateRequest) -> AsyncGenerator[Sequence[Piece], None]:
+        """See `Backend.generate`."""
+        inputs = [
+            _tensor("messages", msgspec.json.encode(request.messages)),
+            _tensor("stream", request.stream),
+            _tensor("sampling_parameters", msgspec.json.encode(request.sampling_parameters)),
+        ]
+        responses = self._infer(group, inputs, request.request_id)
+        finished = False
+        try:
+            async for texts, events in responses:
+                pieces: list[Piece] = []
+                failure: _WireError | None = None
+                for text, event in zip(texts, events, strict=True):
+                    if event.error is not None:
+                        failure = event.error
+                        break
+                    pieces.append(
+                        Piece(event.index, text, event.num_tokens, event.finish_reason, event.usage)
+                    )
+                finished = bool(pieces) and pieces[-1].usage is not None
+                if pieces:
+                    yield pieces
+                if failure is not None:
+                    raise from_kind(failure.kind, failure.message, code=failure.code, param=failure.param)
+                if finished:
+                    await _drain(responses)
+                    return
+        finally:
+            await responses.aclose()
+        raise UnavailableError(f"The group {group!r} ended its answer early. Please try again.")
+
+    async def describe(self, group: str) -> ModelDescription:
+        """See `Backend.describe`."""
+        responses = self._infer(group, [_tensor("task", b"describe")], deadline=_DESCRIBE_SECONDS)
+        try:
+            async for _, events in responses:
+                if events[0].error is not None:
+                    error = events[0].error
+                    raise from_kind(error.kind, error.message, code=error.code, param=error.param)
+                if events[0].model is not None:
+                    await _drain(responses)
+                    return events[0].model
+        finally:
+            await responses.aclose()
+        raise UnavailableError(f"The group {group!r} did not describe itself.")
+
+    async def index(self) -> list[ModelState]:
+        """See `Backend.index`."""
+        try:
+            index = await self._client.get_model_repository_index(client_timeout=_INDEX_SECONDS)
+        except (InferenceServerException, grpc.RpcError) as error:
+            self._fail(error)
+        return [ModelState(model.name, model.state, model.reason) for model in index.models]
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        await self._client.close()
+
+    async def _infer(
+        self, group: str, inputs: list[InferInput], request_id: str = "", deadline: float | None = None
+    ) -> AsyncGenerator[tuple[list[str], list[_WireEvent]], None]:
+        """Run one request; yield each response's texts and events; cancel the call when left early."""
+
+        async def requests() -> AsyncIterator[dict[str, Any]]:
+            yield {"model_name": group, "inputs": inputs, "request_id": request_id}
+
+        call = self._client.stream_infer(requests(), stream_timeout=deadline)
+        try:
+            async for result, error in call:
+                if error is not None:
+                    self._fail(error)
+                texts = _strings(result, "text_output")
+                events = [_event_decoder.decode(event) for event in _strings(result, "event")]
+                # A cancelled request ends with an empty response that only carries Triton's FINAL flag.
+                if events:
+                    yield [text.decode() for text in texts], events
+        except (InferenceServerException, grpc.RpcError) as error:
+            self._fail(error)
+        except asyncio.CancelledError:
+            # grpc.aio raises this for a CANCELLED status from the server too; only a cancel of our own task
+            # may look like a client that left.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise UnavailableError("The inference server dropped the request. Please try again.") from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, struct.error) as error:
+            raise InternalError("The model's answer could not be read.") from error
+        finally:
+            call.cancel()  # does nothing to a call that has ended
+
+    def _fail(self, error: Exception) -> NoReturn:
+        raise _translate(error, self._url) from error
+
+
+def _tensor(name: str, value: bytes | bool) -> InferInput:
+    tensor = InferInput(name, [1], INPUTS[name])
+    tensor.set_data_from_numpy(np.array([value], dtype=np.object_ if isinstance(value, bytes) else np.bool_))
+    return tensor
+
+
+def _strings(result: InferResult, name: str) -> list[bytes]:
+    """Split a STRING output, which is laid out as (uint32 length, bytes) pairs; absent is empty."""
+    response = result.get_response()
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        if output.name == name:
+            strings, at = [], 0
+            while at < len(raw):
+                (length,) = struct.unpack_from("<I", raw, at)
+                strings.append(raw[at + 4 : at + 4 + length])
+                at += 4 + length
+            return strings
+    return []
+
+
+async def _drain(responses: AsyncGenerator[Any, None]) -> None:
+    """Let a call whose answer is complete end by itself: a cancel now would look like a client that left.
+
+    The answer is complete, so neither an error nor a missing end may spoil it any more.
+    """
+    with suppress(ApiError, TimeoutError):
+        async with asyncio.timeout(_END_SECONDS):
+            async for _ in responses:
+                pass
+
+
+def _translate(error: Exception, url: str) -> ApiError:
+    """Map a failure of gRPC or Triton to ours. Triton reports a model's failure as text without a status."""
+    if isinstance(error, InferenceServerException):
+        status, message = str(error.status() or ""), str(error.message() or "")
+    else:
+        status, message = str(getattr(error, "code", str)()), str(getattr(error, "details", str)())
+    match status.removeprefix("StatusCode."):
+        case "UNAVAILABLE":
+            if "onnect" in message or "resolution" in message or "ocket" in message:
+                return UnavailableError(f"The inference server at {url} cannot be reached. Please try again.")
+            return UnavailableError("The inference server is not available. Please try again.")
+        case "NOT_FOUND":
+            return UnavailableError("The group is not loaded. Please try again.")
+        case "DEADLINE_EXCEEDED":
+            return DeadlineError("The inference server did not answer in time.")
+        case "CANCELLED":
+            return UnavailableError("The inference server dropped the request. Please try again.")
+        case "RESOURCE_EXHAUSTED":
+            return InternalError("A message between proxy and inference server is too large.")
+        case _:
+            return _translate_text(message)
+
+
+# What Triton says, without a status, about a model that is away: unloaded, loading, or its process killed.
+_AWAY = (
+    "unknown model",
+    "is not found",
+    "is not ready",
+    "is not at ready state",
+    "is not healthy",
+    "no available",
+)
+
+
+def _translate_text(message: str) -> ApiError:
+    if any(words in message for words in _AWAY):
+        return UnavailableError("The group is not loaded or its process has died. Please try again.")
+    return InternalError("The inference server failed.")

@@ -1,0 +1,107 @@
+"""Hand-written stand-ins at the engine's seams: a model that counts, a tokenizer of bytes, a sink that remembers."""
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, field
+from threading import Event
+
+from llm.block_pool import BlockPool
+from llm.engine import Engine, ModelLimits
+from llm.errors import GenerationError
+from llm.request import FinishReason, GenerationRequest, SamplingParams, Submission
+from llm.scheduler import Chunk, Scheduler
+from llm.sequence import Sequence
+
+END = 0
+
+
+class ByteTokenizer:
+    """Token n is byte n modulo 256; bytes that form no character become U+FFFD, as byte-level tokenizers have it."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        return bytes(token_id % 256 for token_id in token_ids).decode(errors="replace")
+
+
+@dataclass
+class RecordingRunner:
+    """Computes nothing; checks what every pass must hold and remembers its size."""
+
+    pool: BlockPool
+    passes: list[list[Chunk]] = field(default_factory=list)
+
+    def forward(self, chunks: Rows[Chunk]) -> list[Sequence]:
+        held: set[int] = set()
+        for chunk in chunks:
+            assert chunk.start == chunk.sequence.num_computed
+            assert len(chunk.sequence.block_table) * self.pool.block_size >= chunk.end
+            assert held.isdisjoint(chunk.sequence.block_table)
+            held.update(chunk.sequence.block_table)
+        self.passes.append(list(chunks))
+        return [chunk.sequence for chunk in chunks if chunk.is_last]
+
+
+class CountingSampler:
+    """The next token is the last one plus one; a sequence's text shows whether tokens were lost or doubled."""
+
+    def sample(self, logits: list[Sequence], sequences: Rows[Sequence]) -> list[int]:
+        assert logits == list(sequences)
+        return [sequence.token_ids[-1] + 1 for sequence in sequences]
+
+
+@dataclass
+class RecordingSink:
+    """Remembers everything it is told, and that it is told nothing after the end."""
+
+    num_choices: int = 1
+    token_ids: dict[int, list[int]] = field(default_factory=dict)
+    reasons: dict[int, FinishReason] = field(default_factory=dict)
+    error: GenerationError | None = None
+    was_cancelled: bool = False
+    ended: Event = field(default_factory=Event)
+    num_ends: int = 0
+
+    def tokens(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> None:
+        assert not self.ended.is_set()
+        assert index not in self.reasons
+        self.token_ids.setdefault(index, []).extend(token_ids)
+        if finish_reason:
+            self.reasons[index] = finish_reason
+            if len(self.reasons) == self.num_choices:
+                self._end()
+
+    def failed(self, error: GenerationError) -> None:
+        self.error = error
+        self._end()
+
+    def cancelled(self) -> None:
+        self.was_cancelled = True
+        self._end()
+
+    def _end(self) -> None:
+        self.num_ends += 1
+        self.ended.set()
+
+
+def counting_engine(
+    *,
+    num_blocks: int = 64,
+    block_size: int = 4,
+    max_batch_size: int = 8,
+    max_batch_tokens: int = 64,
+    max_model_len: int = 64,
+    max_queue_size: int = 100,
+) -> tuple[Engine, RecordingRunner]:
+    """An engine on a model that counts, to be stepped by hand or started."""
+    pool = BlockPool(num_blocks, block_size)
+    runner = RecordingRunner(pool)
+    scheduler = Scheduler(pool, max_batch_size=max_batch_size, max_batch_tokens=max_batch_tokens)
+    limits = ModelLimits(max_model_len=max_model_len, end_token_ids=frozenset({END}), defaults=SamplingParams())
+    return Engine(runner, CountingSampler(), scheduler, limits, max_queue_size=max_queue_size), runner
+
+
+def submit(engine: Engine, prompt: Rows[int], **sampling: object) -> tuple[Submission, RecordingSink]:
+    """Submit a prompt and return its handle and sink."""
+    parameters = SamplingParams(**sampling)  # type: ignore[arg-type]
+    sink = RecordingSink(num_choices=parameters.n)
+    submission = Submission(GenerationRequest(tuple(prompt), parameters), sink)
+    engine.submit(submission)
+    return submission, sink

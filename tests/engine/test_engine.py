@@ -1,0 +1,234 @@
+"""The engine on a model that counts: everybody is answered exactly once, and no cache block is lost."""
+
+import random
+from collections.abc import Sequence as Rows
+from typing import Any
+
+import pytest
+from llm.errors import ContextLengthError, OverloadedError, UnavailableError
+from llm.scheduler import Chunk
+
+from tests.engine.fakes import counting_engine, submit
+
+
+def run_to_end(engine: Any, sinks: list[Any], max_steps: int = 5000) -> None:
+    for _ in range(max_steps):
+        if all(sink.ended.is_set() for sink in sinks):
+            return
+        engine.step()
+    raise AssertionError("some request never ended")
+
+
+def test_an_answer_goes_on_from_its_prompt_up_to_max_tokens():
+    engine, _ = counting_engine()
+    _, sink = submit(engine, [10, 11], max_tokens=3)
+    run_to_end(engine, [sink])
+    assert sink.token_ids == {0: [12, 13, 14]}
+    assert sink.reasons == {0: "length"}
+
+
+def test_the_end_token_stops_an_answer():
+    engine, _ = counting_engine()
+    _, sink = submit(engine, [-3], max_tokens=10)
+    run_to_end(engine, [sink])
+    assert sink.token_ids == {0: [-2, -1, 0]}
+    assert sink.reasons == {0: "stop"}
+
+
+def test_max_tokens_beyond_the_context_is_clamped():
+    engine, _ = counting_engine(max_model_len=8)
+    _, sink = submit(engine, [1] * 6, max_tokens=100)
+    run_to_end(engine, [sink])
+    assert sink.token_ids == {0: [2, 3]}
+    assert sink.reasons == {0: "length"}
+
+
+def test_without_max_tokens_the_answer_fills_the_context():
+    engine, _ = counting_engine(max_model_len=8)
+    _, sink = submit(engine, [1])
+    run_to_end(engine, [sink])
+    assert len(sink.token_ids[0]) == 7
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers():
+    engine, _ = counting_engine(max_model_len=8)
+    with pytest.raises(ContextLengthError, match=r"8 tokens.*9 tokens") as refusal:
+        submit(engine, [1] * 9)
+    assert refusal.value.code == "context_length_exceeded"
+    with pytest.raises(ContextLengthError):
+        submit(engine, [1] * 8)
+
+
+def test_requests_share_a_pass_and_join_between_passes():
+    engine, runner = counting_engine()
+    _, first = submit(engine, [1], max_tokens=6)
+    engine.step()
+    engine.step()
+    _, second = submit(engine, [1], max_tokens=2)
+    run_to_end(engine, [first, second])
+    assert [len(chunks) for chunks in runner.passes] == [1, 1, 2, 2, 1, 1]
+
+
+def test_choices_are_indexed_and_counted():
+    engine, _ = counting_engine()
+    _, sink = submit(engine, [5], max_tokens=2, n=3)
+    run_to_end(engine, [sink])
+    assert sink.token_ids == {0: [6, 7], 1: [6, 7], 2: [6, 7]}
+    assert sink.num_ends == 1
+
+
+def test_a_long_prompt_is_computed_in_chunks_and_does_not_hold_up_running_streams():
+    engine, runner = counting_engine(max_batch_tokens=8, max_model_len=100)
+    _, running = submit(engine, [1], max_tokens=20)
+    engine.step()
+    _, long = submit(engine, [1] * 50, max_tokens=1)
+    for _ in range(6):
+        before = len(running.token_ids[0])
+        engine.step()
+        assert len(running.token_ids[0]) == before + 1
+    run_to_end(engine, [running, long])
+    assert max(sum(chunk.num_tokens for chunk in chunks) for chunks in runner.passes) == 8
+
+
+def test_a_cancelled_request_gives_its_blocks_back_at_the_next_step():
+    engine, _ = counting_engine()
+    submission, sink = submit(engine, [1] * 20)
+    engine.step()
+    assert engine.scheduler.pool.num_free < engine.scheduler.pool.num_blocks
+    engine.cancel(submission)
+    engine.step()
+    assert sink.was_cancelled
+    assert sink.num_ends == 1
+    assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
+
+
+def test_cancelling_a_waiting_or_an_ended_request_is_harmless():
+    engine, _ = counting_engine(max_batch_size=1)
+    _, first = submit(engine, [1], max_tokens=3)
+    waiting, second = submit(engine, [1], max_tokens=3)
+    engine.cancel(waiting)
+    engine.cancel(waiting)
+    run_to_end(engine, [first, second])
+    engine.cancel(waiting)
+    engine.step()
+    assert second.was_cancelled
+    assert second.num_ends == 1
+
+
+def test_a_choice_finished_by_the_caller_leaves_the_others_running():
+    engine, _ = counting_engine()
+    submission, sink = submit(engine, [1], max_tokens=5, n=2)
+    engine.step()
+    engine.finish_choice(submission, 0)
+    engine.finish_choice(submission, 0)
+    for _ in range(10):
+        engine.step()
+    assert sink.token_ids == {0: [2], 1: [2, 3, 4, 5, 6]}
+    assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
+
+
+def test_finishing_a_choice_that_ended_by_itself_does_not_end_its_sibling():
+    """The engine counted a choice twice when its stop string was found just as it reached its limit."""
+    engine, _ = counting_engine()
+    submission, sink = submit(engine, [-2], max_tokens=3, n=2)
+    engine.step()
+    engine.step()
+    assert sink.reasons == {0: "stop", 1: "stop"}
+    submission, sink = submit(engine, [1], max_tokens=2, n=2)
+    engine.step()
+    engine.finish_choice(submission, 1)
+    engine.step()
+    engine.finish_choice(submission, 0)
+    engine.step()
+    assert sink.reasons == {0: "length"}
+    assert not engine.scheduler.running
+
+
+def test_the_queue_is_bounded():
+    engine, _ = counting_engine(max_queue_size=2)
+    submit(engine, [1])
+    submit(engine, [1])
+    with pytest.raises(OverloadedError, match="2 requests are waiting") as refusal:
+        submit(engine, [1])
+    assert refusal.value.code == "server_overloaded"
+
+
+def test_when_blocks_run_out_the_latecomer_is_computed_again_and_nobody_is_lost():
+    engine, _ = counting_engine(num_blocks=8, block_size=4, max_model_len=32)
+    sinks = [submit(engine, [base], max_tokens=25)[1] for base in (100, 200, 300)]
+    run_to_end(engine, sinks)
+    assert engine.scheduler.num_preemptions > 0
+    for base, sink in zip((100, 200, 300), sinks, strict=True):
+        assert sink.token_ids[0] == list(range(base + 1, base + 26))
+    assert engine.scheduler.pool.num_free == 8
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_arrivals_and_cancels_in_a_tiny_cache_end_once_and_leak_nothing(seed: int):
+    random_ = random.Random(seed)
+    engine, _ = counting_engine(
+        num_blocks=random_.randint(4, 12), block_size=4, max_batch_size=4, max_batch_tokens=9, max_model_len=16
+    )
+    requests = []
+    for _ in range(60):
+        if random_.random() < 0.4:
+            prompt = [1] * random_.randint(1, 15)
+            requests.append(submit(engine, prompt, max_tokens=random_.randint(1, 16), n=random_.choice([1, 1, 3])))
+        if requests and random_.random() < 0.15:
+            engine.cancel(random_.choice(requests)[0])
+        engine.step()
+    sinks = [sink for _, sink in requests]
+    run_to_end(engine, sinks)
+    engine.step()
+    assert [sink.num_ends for sink in sinks] == [1] * len(sinks)
+    assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
+
+
+def test_a_started_engine_answers_and_stops_without_leaving_anybody_waiting():
+    engine, _ = counting_engine(max_model_len=10**6, num_blocks=10**6)
+    engine.start()
+    _, short = submit(engine, [1], max_tokens=5)
+    _, endless = submit(engine, [1])
+    assert short.ended.wait(5)
+    engine.stop()
+    assert endless.ended.wait(5)
+    assert isinstance(endless.error, UnavailableError)
+    with pytest.raises(UnavailableError):
+        submit(engine, [1])
+
+
+class _FailsOnce:
+    def __init__(self, error: BaseException) -> None:
+        self.error: BaseException | None = error
+
+    def forward(self, chunks: Rows[Chunk]) -> list[Any]:
+        if self.error:
+            error, self.error = self.error, None
+            raise error
+        return [chunk.sequence for chunk in chunks if chunk.is_last]
+
+
+def test_a_failing_pass_fails_its_requests_by_name_and_the_engine_goes_on():
+    engine, _ = counting_engine()
+    engine._runner = _FailsOnce(RuntimeError("secret detail"))
+    engine.start()
+    _, unlucky = submit(engine, [1], max_tokens=2)
+    assert unlucky.ended.wait(5)
+    assert unlucky.error is not None
+    assert unlucky.error.kind == "internal"
+    assert "secret" not in unlucky.error.message
+    _, next_one = submit(engine, [1], max_tokens=2)
+    assert next_one.ended.wait(5)
+    assert next_one.token_ids == {0: [2, 3]}
+    engine.stop()
+
+
+def test_a_dying_engine_thread_fails_the_open_requests_and_refuses_new_ones():
+    engine, _ = counting_engine()
+    engine._runner = _FailsOnce(KeyboardInterrupt())
+    engine.start()
+    _, sink = submit(engine, [1])
+    assert sink.ended.wait(5)
+    assert isinstance(sink.error, UnavailableError)
+    with pytest.raises(UnavailableError, match="has died"):
+        submit(engine, [1])

@@ -1,0 +1,115 @@
+"""The sampler draws from the exact distribution, row by row, and a seed decides the draw."""
+
+import math
+
+import pytest
+import torch
+from llm import sampler
+from llm.request import GenerationRequest, SamplingParams, Submission
+from llm.sampler import Sampler, choice_seed, uniform
+from llm.sequence import Sequence
+
+from tests.engine.fakes import RecordingSink
+
+NUM_DRAWS = 10_000
+
+
+def sequence(
+    *, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, seed: int = 1, position: int = 3
+) -> Sequence:
+    submission = Submission(GenerationRequest((1,), SamplingParams()), RecordingSink())
+    return Sequence(
+        submission=submission,
+        index=0,
+        token_ids=[1] * position,
+        max_length=100,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        end_token_ids=frozenset(),
+    )
+
+
+def exact(logits: torch.Tensor, *, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> torch.Tensor:
+    """The distribution by definition: scale, keep the k best, keep the nucleus, renormalise."""
+    probabilities = (logits.double() / temperature).softmax(-1)
+    order = probabilities.argsort(descending=True)
+    kept = torch.zeros_like(probabilities)
+    mass = 0.0
+    best = order[: top_k or len(order)]
+    total = probabilities[best].sum()
+    for token in best:
+        if mass / total >= top_p:
+            break
+        kept[token] = probabilities[token]
+        mass += float(probabilities[token])
+    return kept / kept.sum()
+
+
+@pytest.mark.parametrize("vocabulary", [12, 300])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 0.5},
+        {"temperature": 2.0},
+        {"top_k": 5},
+        {"top_k": 100},
+        {"top_p": 0.3},
+        {"top_p": 0.95},
+        {"top_p": 0.999},
+        {"top_k": 4, "top_p": 0.7},
+        {"top_k": 200, "top_p": 0.9, "temperature": 1.5},
+        {"top_p": 0.01},
+    ],
+    ids=str,
+)
+def test_draws_follow_the_exact_distribution(vocabulary: int, settings: dict[str, float]):
+    logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(7)) * 1.5
+    expected = exact(logits, **settings)  # type: ignore[arg-type]
+    counts = torch.zeros(vocabulary)
+    rows = 500
+    for block in range(NUM_DRAWS // rows):
+        owners = [sequence(seed=block * rows + row, **settings) for row in range(rows)]  # type: ignore[arg-type]
+        for token in Sampler().sample(logits.expand(rows, -1), owners):
+            counts[token] += 1
+    assert counts[expected == 0].sum() == 0
+    # Pearson's statistic over the tokens expected at least 5 times; its mean is the degrees of freedom.
+    big = expected * NUM_DRAWS >= 5
+    observed = torch.cat([counts[big], counts[~big].sum()[None]])
+    wanted = torch.cat([expected[big], expected[~big].sum()[None]]) * NUM_DRAWS
+    keep = wanted > 0
+    statistic = float(((observed - wanted)[keep] ** 2 / wanted[keep]).sum())
+    freedom = max(1, int(keep.sum()) - 1)
+    assert statistic < freedom + 4.5 * math.sqrt(2 * freedom)
+
+
+def test_a_draw_depends_on_its_own_row_alone():
+    logits = torch.randn(40, 200, generator=torch.Generator().manual_seed(3))
+    kinds = [{}, {"top_p": 0.9}, {"top_k": 10}, {"temperature": 0.0}, {"top_p": 0.999, "temperature": 2.0}]
+    owners = [sequence(seed=row, **kinds[row % len(kinds)]) for row in range(40)]  # type: ignore[arg-type]
+    together = Sampler().sample(logits, owners)
+    alone = [Sampler().sample(logits[row : row + 1], [owners[row]])[0] for row in range(40)]
+    assert together == alone
+
+
+def test_greedy_takes_the_most_likely_token():
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(3))
+    assert Sampler().sample(logits, [sequence(temperature=0.0)] * 6) == logits.argmax(-1).tolist()
+
+
+def test_a_nucleus_wider_than_the_candidates_takes_the_exact_path():
+    flat = torch.zeros(1, sampler.NUM_CANDIDATES * 4)
+    drawn = {Sampler().sample(flat, [sequence(top_p=0.99, seed=seed)])[0] for seed in range(400)}
+    assert len(drawn) > sampler.NUM_CANDIDATES
+
+
+def test_noise_is_uniform_and_differs_by_seed_position_and_choice():
+    numbers = [uniform(seed, position) for seed in range(100) for position in range(100)]
+    assert all(0 <= number < 1 for number in numbers)
+    assert len(set(numbers)) == len(numbers)
+    assert abs(sum(numbers) / len(numbers) - 0.5) < 0.01
+    assert uniform(5, 9) == uniform(5, 9)
+    assert uniform(-1, 0) == uniform(2**64 - 1, 0)
+    assert len({choice_seed(5, index) for index in range(8)}) == 8

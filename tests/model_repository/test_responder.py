@@ -1,0 +1,161 @@
+"""The responder: merged when behind, exact in text and counts, one final response each, and nobody left behind."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from event import Event
+from llm.engine import Engine
+from llm.request import GenerationRequest, SamplingParams
+from responder import Responder
+
+from tests.engine.fakes import ByteTokenizer, counting_engine
+from tests.model_repository.fakes import RecordingWriter
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine, _ = counting_engine(num_blocks=10**4, max_model_len=10**4, max_batch_size=64)
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def responder(engine: Engine) -> Iterator[Responder]:
+    responder = Responder(engine, ByteTokenizer())
+    responder.start()
+    yield responder
+    responder.stop()
+
+
+def ask(responder: Responder, prompt: str, *, is_stream: bool, **sampling: object) -> RecordingWriter:
+    writer = RecordingWriter()
+    request = GenerationRequest(tuple(prompt.encode()), SamplingParams(**sampling))  # type: ignore[arg-type]
+    responder.generate(request, writer, is_stream=is_stream)
+    return writer
+
+
+def wait_until(condition: object, timeout: float = 10) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_text_reason_and_usage_are_the_same_streamed_and_whole(engine: Engine, responder: Responder, is_stream: bool):
+    engine.start()
+    writer = ask(responder, "A", is_stream=is_stream, max_tokens=20)
+    events = writer.wait_finished()
+    assert "".join(event.text for event in events) == "BCDEFGHIJKLMNOPQRSTU"
+    assert sum(event.body["num_tokens"] for event in events) == 20
+    assert events[-1].body["finish_reason"] == "length"
+    assert events[-1].body["usage"] == {"prompt_tokens": 1, "completion_tokens": 20, "cached_tokens": 0}
+    assert all("usage" not in event.body for event in events[:-1])
+    if not is_stream:
+        assert len(writer.responses) == 1
+        assert len(events) == 1
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_stop_string_ends_a_choice_and_the_engine_drops_it(engine: Engine, responder: Responder, is_stream: bool):
+    engine.start()
+    writer = ask(responder, "A", is_stream=is_stream, stop=("FG",), n=2)
+    events = writer.wait_finished()
+    for index in (0, 1):
+        mine = [event for event in events if event.body["index"] == index]
+        assert "".join(event.text for event in mine) == "BCDE"
+        assert mine[-1].body["finish_reason"] == "stop"
+    assert events[-1].body["usage"]["completion_tokens"] == 12
+    wait_until(lambda: engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks)
+
+
+def test_the_end_token_counts_but_has_no_text(engine: Engine, responder: Responder):
+    engine.start()
+    engine.limits = type(engine.limits)(
+        max_model_len=100, end_token_ids=frozenset({ord("D")}), defaults=engine.limits.defaults
+    )
+    (event,) = ask(responder, "A", is_stream=False).wait_finished()
+    assert event.text == "BC"
+    assert event.body["finish_reason"] == "stop"
+    assert event.body["num_tokens"] == 3
+
+
+def test_tokens_that_arrive_while_a_response_is_sent_go_out_merged(engine: Engine, responder: Responder):
+    slow = RecordingWriter()
+    slow.blocked = True
+    request = GenerationRequest((65,), SamplingParams(max_tokens=50))
+    responder.generate(request, slow, is_stream=True)
+    engine.start()
+    # The engine is not held up by a client that takes nothing.
+    wait_until(lambda: not engine.scheduler.running and not engine.scheduler.waiting and not engine._inbox)
+    slow.unblock()
+    events = slow.wait_finished()
+    assert "".join(event.text for event in events) == bytes(range(66, 116)).decode()
+    assert len(slow.responses) <= 3
+
+
+def test_choices_that_end_in_one_pass_share_a_response_and_usage_comes_last(engine: Engine, responder: Responder):
+    engine.start()
+    writer = ask(responder, "A", is_stream=False, max_tokens=3, n=4)
+    events = writer.wait_finished()
+    assert [event.body["index"] for event in events] == [0, 1, 2, 3]
+    assert ["usage" in event.body for event in events] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_client_that_leaves_frees_its_blocks_within_a_second(engine: Engine, responder: Responder, is_stream: bool):
+    engine.start()
+    writer = ask(responder, "\x01" * 9, is_stream=is_stream, stop=("never",))
+    wait_until(lambda: engine.scheduler.running)
+    started = time.monotonic()
+    writer.client_left = True
+    wait_until(lambda: engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks)
+    assert time.monotonic() - started < 1
+    assert writer.wait(lambda w: w.is_finished)
+    assert writer.responses[-1] == []
+
+
+def test_a_client_that_leaves_while_it_waits_in_the_queue_leaves_the_queue(engine: Engine, responder: Responder):
+    writer = ask(responder, "A", is_stream=True)
+    writer.client_left = True
+    wait_until(lambda: len(engine._inbox) == 2)
+    engine.start()
+    assert writer.wait(lambda w: w.is_finished)
+    assert not engine.scheduler.running
+
+
+def test_a_broken_sender_ends_its_request_and_no_other(engine: Engine, responder: Responder):
+    engine.start()
+    broken = RecordingWriter()
+    broken.breaks = True
+    responder.generate(GenerationRequest((65,), SamplingParams()), broken, is_stream=True)
+    fine = ask(responder, "A", is_stream=True, max_tokens=30)
+    assert len("".join(event.text for event in fine.wait_finished())) == 30
+    wait_until(lambda: engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks)
+
+
+def test_a_failure_after_the_first_token_is_said_once_and_last(engine: Engine, responder: Responder):
+    engine.start()
+    writer = ask(responder, "A", is_stream=True, max_tokens=9000, stop=("never",))
+    assert writer.wait(lambda w: w.responses)
+    engine.stop()
+    events = writer.wait_finished()
+    assert events[-1].body["error"]["kind"] == "unavailable"
+    assert all("error" not in event.body for event in events[:-1])
+
+
+def test_a_whole_answer_that_fails_is_the_error_alone(engine: Engine, responder: Responder):
+    engine.start()
+    writer = ask(responder, "A", is_stream=False, max_tokens=9000, stop=("never",))
+    wait_until(lambda: engine.scheduler.running)
+    engine.stop()
+    (event,) = writer.wait_finished()
+    assert event.body["error"]["kind"] == "unavailable"
+
+
+def test_a_reply_goes_past_the_engine(engine: Engine, responder: Responder):
+    engine.start()
+    writer = RecordingWriter()
+    responder.reply(Event("", {"model": {}}), writer)
+    assert writer.wait_finished() == [Event("", {"model": {}})]

@@ -1,0 +1,92 @@
+"""Triton's tensors become checked requests, and events become tensors of one length."""
+
+import json
+from typing import Any
+
+import pytest
+import triton_python_backend_utils as pb_utils
+from event import Event
+from llm.errors import InvalidRequestError
+from llm.request import SamplingParams
+from triton_io import ResponseWriter, read_request, read_sampling
+
+from tests.model_repository.fakes import request
+
+
+def test_a_chat_request_is_read():
+    messages = [{"role": "user", "content": "Hé"}]
+    sampling = {"temperature": 0.5, "stop": "x", "max_tokens": None, "unknown": 1, "top_k": -1}
+    read = read_request(request(messages=json.dumps(messages), stream=True, sampling_parameters=json.dumps(sampling)))
+    assert read.messages == messages
+    assert read.is_stream
+    assert read.sampling == SamplingParams(temperature=0.5, stop=("x",), top_k=0)
+
+
+def test_the_requests_own_parameters_stand_in_for_the_tensor():
+    read = read_request(request(text_input="Hi", parameters={"max_tokens": 3, "temperature": 0}))
+    assert read.text == "Hi"
+    assert not read.is_stream
+    assert read.sampling == SamplingParams(max_tokens=3, temperature=0)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "param"),
+    [
+        ({}, "messages"),
+        ({"task": "fly"}, "task"),
+        ({"text_input": b"\xff"}, "text_input"),
+        ({"messages": "{"}, "messages"),
+        ({"messages": "[" * 100_000}, "messages"),
+        ({"messages": "[]"}, "messages"),
+        ({"messages": "{}"}, "messages"),
+        ({"messages": '["hi"]'}, "messages"),
+        ({"messages": '[{"role": 1}]'}, "messages"),
+        ({"messages": '[{"role": "user", "content": 5}]'}, "messages"),
+        ({"text_input": "x", "sampling_parameters": "[1]"}, "sampling_parameters"),
+        ({"text_input": "x", "sampling_parameters": "nope"}, "sampling_parameters"),
+    ],
+    ids=str,
+)
+def test_malformed_inputs_are_refused_by_name(inputs: dict[str, Any], param: str):
+    with pytest.raises(InvalidRequestError) as refusal:
+        read_request(request(**inputs))
+    assert refusal.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 2.1),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("temperature", "1"),
+        ("temperature", True),
+        ("top_p", 0),
+        ("top_p", 1.01),
+        ("top_k", -2),
+        ("top_k", 1.5),
+        ("max_tokens", 0),
+        ("max_tokens", 1.0),
+        ("stop", 5),
+        ("stop", [1]),
+        ("stop", ""),
+        ("stop", ["a", ""]),
+        ("seed", "x"),
+        ("n", 0),
+    ],
+)
+def test_bad_sampling_parameters_are_refused_by_name(name: str, value: object):
+    with pytest.raises(InvalidRequestError) as refusal:
+        read_sampling({name: value})
+    assert refusal.value.param == name
+
+
+def test_events_become_two_tensors_of_one_length():
+    triton_request = request(text_input="x")
+    writer = ResponseWriter(triton_request)
+    writer.send([Event("é", {"index": 0}), Event("", {"index": 1})], is_final=False)
+    writer.send([], is_final=True)
+    (response, flags), (nothing, final) = triton_request.sender.sent
+    tensors = {tensor.name(): tensor.as_numpy().tolist() for tensor in response.output_tensors}
+    assert tensors == {"text_output": ["é".encode(), b""], "event": [b'{"index":0}', b'{"index":1}']}
+    assert (flags, nothing, final) == (0, None, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

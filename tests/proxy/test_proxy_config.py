@@ -1,0 +1,75 @@
+"""Settings come from the environment; a wrong one is refused with key, value and fix."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from proxy.config import ConfigError, ProxyConfig
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert ProxyConfig.from_env({}) == ProxyConfig()
+    assert ProxyConfig.from_env({"TAKEOFF_HOST": "", "PATH": "x"}) == ProxyConfig()
+
+
+def test_every_setting_can_be_set() -> None:
+    config = ProxyConfig.from_env(
+        {
+            "TAKEOFF_HOST": "0.0.0.0",
+            "TAKEOFF_OPENAI_PORT": "4000",
+            "TAKEOFF_TRITON_GRPC_PORT": "9001",
+            "TAKEOFF_TRITON_URL": "triton:9002",
+            "TAKEOFF_PROXY_WORKERS": "4",
+            "TAKEOFF_MAX_CHOICES": "2",
+            "TAKEOFF_MAX_BODY_BYTES": "1000",
+            "TAKEOFF_SSE_KEEP_ALIVE_SECONDS": "1.5",
+            "TAKEOFF_REQUEST_TIMEOUT_SECONDS": "20",
+            "TAKEOFF_RESPONSE_TIMEOUT_SECONDS": "600",
+            "TAKEOFF_SHUTDOWN_TIMEOUT_SECONDS": "5",
+        }
+    )
+    assert config == ProxyConfig("0.0.0.0", 4000, 9001, "triton:9002", 4, 2, 1000, 1.5, 20.0, 600.0, 5.0)
+
+
+def test_tritons_port_is_part_of_its_default_url() -> None:
+    assert ProxyConfig.from_env({"TAKEOFF_TRITON_GRPC_PORT": "9001"}).triton_url == "127.0.0.1:9001"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("TAKEOFF_HOST", "  "),
+        ("TAKEOFF_OPENAI_PORT", "0"),
+        ("TAKEOFF_OPENAI_PORT", "65536"),
+        ("TAKEOFF_OPENAI_PORT", "3003.5"),
+        ("TAKEOFF_TRITON_GRPC_PORT", "x"),
+        ("TAKEOFF_TRITON_URL", "http://triton:8001"),
+        ("TAKEOFF_TRITON_URL", "triton"),
+        ("TAKEOFF_TRITON_URL", "triton:"),
+        ("TAKEOFF_TRITON_URL", "triton:99999"),
+        ("TAKEOFF_PROXY_WORKERS", "0"),
+        ("TAKEOFF_PROXY_WORKERS", "-1"),
+        ("TAKEOFF_MAX_CHOICES", "0"),
+        ("TAKEOFF_MAX_BODY_BYTES", "16M"),
+        ("TAKEOFF_SSE_KEEP_ALIVE_SECONDS", "0"),
+        ("TAKEOFF_SSE_KEEP_ALIVE_SECONDS", "nan"),
+        ("TAKEOFF_RESPONSE_TIMEOUT_SECONDS", "-1"),
+        ("TAKEOFF_RESPONSE_TIMEOUT_SECONDS", "inf"),
+        ("TAKEOFF_SHUTDOWN_TIMEOUT_SECONDS", "soon"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line_with_its_key(key: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ProxyConfig.from_env({key: value})
+    message = str(caught.value)
+    assert message.startswith(f"{key}={value!r} cannot be used: set it to ")
+    assert "\n" not in message
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for setting in fields(ProxyConfig):
+        assert setting.metadata["env"].startswith("TAKEOFF_")
+        assert setting.metadata["description"]
+        assert setting.metadata["parse"](setting.metadata["default"]) == setting.default

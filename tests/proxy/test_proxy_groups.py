@@ -1,0 +1,193 @@
+"""`model` finds its group, and every way of not finding it has its own answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from proxy.backend import ModelDescription, ModelState
+from proxy.errors import InternalError, ModelNotFoundError, UnavailableError
+from proxy.groups import Groups
+from tests.proxy.conftest import Server
+from tests.proxy.fakes import DESCRIPTION, FakeBackend
+
+
+@pytest_asyncio.fixture
+async def groups(backend: FakeBackend) -> AsyncIterator[Groups]:
+    groups = Groups(backend, interval=0.02)
+    running = asyncio.create_task(groups.run())
+    yield groups
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_ready_group_is_described_once(backend: FakeBackend) -> None:
+    groups = Groups(backend)
+    assert await groups.ready("primary") == DESCRIPTION
+    backend.description = ModelDescription("other", 1, "", "", "", "", 1)
+    await groups.refresh()
+    assert await groups.ready("primary") == DESCRIPTION
+    assert backend.num_index_calls == 2
+
+
+async def test_a_group_that_was_away_is_described_anew(backend: FakeBackend) -> None:
+    groups = Groups(backend)
+    await groups.ready("primary")
+    backend.states = [ModelState("primary", "UNAVAILABLE", "unloaded")]
+    await groups.refresh()
+    backend.states = [ModelState("primary", "READY")]
+    backend.description = ModelDescription("other", 1, "", "", "", "", 1)
+    assert (await groups.ready("primary")).name == "other"
+
+
+async def test_an_unknown_name_is_answered_with_the_known_ones(backend: FakeBackend) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"'gpt-4' does not exist.*'primary', 'second'") as caught:
+        await Groups(backend).ready("gpt-4")
+    assert (caught.value.status, caught.value.code, caught.value.param) == (404, "model_not_found", "model")
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        (ModelState("primary", "LOADING"), "still loading"),
+        (
+            ModelState("primary", "UNAVAILABLE", "CUDA is out of memory"),
+            "not available: CUDA is out of memory",
+        ),
+        (ModelState("primary", "UNLOADING"), "not available"),
+        (ModelState("primary", ""), "not available: not loaded"),
+        (ModelState("primary", "a word of the future"), "not available"),
+    ],
+)
+async def test_a_group_that_is_not_ready_is_a_503_to_retry(
+    backend: FakeBackend, state: ModelState, sentence: str
+) -> None:
+    backend.states = [state]
+    with pytest.raises(UnavailableError, match=sentence) as caught:
+        await Groups(backend).ready("primary")
+    assert caught.value.headers["retry-after"]
+
+
+async def test_a_group_is_as_ready_as_its_readiest_version(backend: FakeBackend) -> None:
+    backend.states = [
+        ModelState("primary", "UNAVAILABLE", "unloaded"),
+        ModelState("primary", "READY"),
+        ModelState("primary", "LOADING"),
+    ]
+    groups = Groups(backend)
+    await groups.ready("primary")
+    assert [group.name for group in groups.all] == ["primary"]
+
+
+async def test_an_ill_group_does_not_take_the_others_away(backend: FakeBackend) -> None:
+    class HalfIll(FakeBackend):
+        async def describe(self, group: str) -> ModelDescription:
+            if group == "second":
+                raise InternalError("It is ill.")
+            return await super().describe(group)
+
+    groups = Groups(HalfIll())
+    await groups.ready("primary")
+    with pytest.raises(UnavailableError, match="It is ill"):
+        await groups.ready("second")
+
+
+async def test_requests_for_unknown_names_share_one_refresh(backend: FakeBackend) -> None:
+    groups = Groups(backend)
+    results = await asyncio.gather(*(groups.ready(f"m{n}") for n in range(50)), return_exceptions=True)
+    assert all(isinstance(result, ModelNotFoundError) for result in results)
+    assert backend.num_index_calls == 1
+
+
+async def test_a_client_that_leaves_does_not_take_the_refresh_along(backend: FakeBackend) -> None:
+    groups = Groups(backend)
+    first, second = (asyncio.create_task(groups.ready("primary")) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == DESCRIPTION
+
+
+async def test_the_background_notices_that_a_group_goes_and_comes(
+    groups: Groups, backend: FakeBackend
+) -> None:
+    async def until(names: list[str]) -> None:
+        while [group.name for group in groups.all if group.state == "ready"] != names:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(until(["primary", "second"]), 2)
+    backend.states = [ModelState("second", "READY"), ModelState("third", "READY")]
+    await asyncio.wait_for(until(["second", "third"]), 2)
+    backend.failure = UnavailableError("Triton is away.")
+    await asyncio.wait_for(until([]), 2)
+    with pytest.raises(UnavailableError, match="Triton is away"):
+        await groups.ready("second")
+    backend.failure = None
+    await asyncio.wait_for(until(["second", "third"]), 2)
+
+
+async def test_a_bug_while_refreshing_does_not_end_the_refreshing(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(FakeBackend):
+        async def index(self) -> list[ModelState]:
+            self.num_index_calls += 1
+            raise KeyError("secret")
+
+    backend = Broken()
+    running = asyncio.create_task(Groups(backend, interval=0.01).run())
+    await asyncio.sleep(0.1)
+    assert backend.num_index_calls > 2
+    running.cancel()
+    assert "KeyError" in caplog.text
+
+
+async def test_models_lists_the_ready_groups(server: Server, backend: FakeBackend) -> None:
+    backend.states = [ModelState("primary", "READY"), ModelState("second", "LOADING")]
+    await server.app.ctx.context.groups.refresh()
+    response = (await server.http.get("/v1/models")).json()
+    (model,) = response["data"]
+    assert response["object"] == "list"
+    assert model.pop("created") > 1_700_000_000
+    assert model == {
+        "id": "primary",
+        "object": "model",
+        "owned_by": "slipstream",
+        "root": DESCRIPTION.name,
+        "max_model_len": 2048,
+    }
+    assert (await server.http.get("/v1/models/primary")).json()["id"] == "primary"
+    assert (await server.http.get("/v1/models/second")).status_code == 503
+
+
+@pytest.mark.parametrize("name", ["gpt-4", "org/name", "a%20b", "primary/x", "%F0%9F%99%82"])
+async def test_an_unknown_model_is_a_404(server: Server, name: str) -> None:
+    response = await server.http.get(f"/v1/models/{name}")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+
+
+async def test_ready_means_that_one_group_can_answer(server: Server, backend: FakeBackend) -> None:
+    groups = server.app.ctx.context.groups
+    backend.states = [ModelState("primary", "READY"), ModelState("second", "UNAVAILABLE", "no memory")]
+    await groups.refresh()
+    response = await server.http.get("/health/ready")
+    assert response.status_code == 200
+    assert response.json() == {
+        "status": "ok",
+        "groups": [
+            {"name": "primary", "state": "ready", "reason": ""},
+            {"name": "second", "state": "unavailable", "reason": "no memory"},
+        ],
+    }
+    backend.states = [ModelState("primary", "LOADING")]
+    await groups.refresh()
+    response = await server.http.get("/health/ready")
+    assert response.status_code == 503
+    assert response.json()["groups"] == [{"name": "primary", "state": "loading", "reason": ""}]
+    assert response.json()["error"]["message"] == "No consumer group is ready."
+    assert response.headers["retry-after"]
+    backend.failure = UnavailableError("Triton is away.")
+    await groups.refresh()
+    assert (await server.http.get("/health/ready")).json()["error"]["message"] == "Triton is away."
+    assert (await server.http.get("/health")).json() == {"status": "ok"}

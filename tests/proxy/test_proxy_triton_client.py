@@ -1,0 +1,282 @@
+"""The gRPC side of the seam, against a server that speaks Triton's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import pytest
+import pytest_asyncio
+
+from proxy.backend import GenerateRequest, ModelDescription, ModelState, Piece, Usage
+from proxy.errors import ApiError, DeadlineError, InternalError, InvalidRequestError, UnavailableError
+from proxy.triton_client import INPUTS, OUTPUTS, TritonBackend
+from tests.proxy.fake_triton import DESCRIPTION, USAGE, FakeTriton, failure, piece, response, running
+
+STREAM = GenerateRequest(
+    [{"role": "user", "content": "Hi 🙂"}], {"temperature": 0.5, "stop": ["a"]}, True, "id-1"
+)
+
+
+@pytest_asyncio.fixture
+async def triton() -> AsyncIterator[FakeTriton]:
+    async with running(FakeTriton()) as triton:
+        yield triton
+
+
+@pytest_asyncio.fixture
+async def client(triton: FakeTriton) -> AsyncIterator[TritonBackend]:
+    client = TritonBackend(f"127.0.0.1:{triton.port}")
+    yield client
+    await client.close()
+
+
+async def collect(client: TritonBackend, request: GenerateRequest = STREAM) -> list[list[Piece]]:
+    return [list(pieces) async for pieces in client.generate("primary", request)]
+
+
+async def test_a_request_crosses_as_the_contract_has_it(client: TritonBackend, triton: FakeTriton) -> None:
+    await collect(client)
+    (inputs,) = triton.requests
+    assert inputs.pop("messages") == '[{"role":"user","content":"Hi 🙂"}]'
+    assert json.loads(inputs.pop("sampling_parameters")) == {"temperature": 0.5, "stop": ["a"]}
+    assert inputs == {"model": "primary", "id": "id-1", "stream": True}
+
+
+async def test_pieces_arrive_response_by_response(client: TritonBackend) -> None:
+    assert await collect(client) == [
+        [Piece(0, "Hello", 1)],
+        [Piece(0, " world", 1), Piece(0, "", 0, "stop", Usage(3, 2, 1))],
+    ]
+
+
+async def test_a_finished_answer_is_not_cancelled(client: TritonBackend, triton: FakeTriton) -> None:
+    await collect(client)
+    await asyncio.wait_for(triton.finished.wait(), 2)
+    assert not triton.cancelled.is_set()
+
+
+async def test_an_error_after_the_whole_answer_spoils_nothing(
+    client: TritonBackend, triton: FakeTriton
+) -> None:
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        yield response(("x", piece(0, 1, "stop", usage=USAGE)))
+        await context.abort(grpc.StatusCode.INTERNAL, "too late")
+
+    triton.script = script
+    assert len(await collect(client)) == 1
+
+
+async def test_closing_the_pieces_cancels_the_call(client: TritonBackend, triton: FakeTriton) -> None:
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        yield response(("Hello", piece(0)))
+        await asyncio.Event().wait()
+
+    triton.script = script
+    pieces = client.generate("primary", STREAM)
+    await anext(pieces)
+    await pieces.aclose()
+    await asyncio.wait_for(triton.cancelled.wait(), 2)
+
+
+async def test_cancelling_the_waiting_task_cancels_the_call(
+    client: TritonBackend, triton: FakeTriton
+) -> None:
+    started = asyncio.Event()
+
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        started.set()
+        await asyncio.Event().wait()
+        yield None
+
+    triton.script = script
+    task = asyncio.create_task(collect(client))
+    await asyncio.wait_for(started.wait(), 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.wait_for(triton.cancelled.wait(), 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("invalid_request", 400),
+        ("overloaded", 429),
+        ("unavailable", 503),
+        ("timeout", 504),
+        ("internal", 500),
+    ],
+)
+async def test_the_engines_failure_is_raised_after_what_came_before(
+    client: TritonBackend, triton: FakeTriton, kind: str, status: int
+) -> None:
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        error = {"kind": kind, "message": "Why.", "code": "some_code", "param": "messages"}
+        yield response(("He", piece(0)), ("", {"error": error}), final=True)
+
+    triton.script = script
+    pieces = client.generate("primary", STREAM)
+    assert await anext(pieces) == [Piece(0, "He", 1)]
+    with pytest.raises(ApiError) as caught:
+        await anext(pieces)
+    error = caught.value
+    assert (error.status, error.message, error.code, error.param) == (status, "Why.", "some_code", "messages")
+
+
+@pytest.mark.parametrize(
+    ("script_messages", "expected"),
+    [
+        ([], UnavailableError),
+        ([response(final=True)], UnavailableError),
+        ([response(("Hello", piece(0)))], UnavailableError),
+        ([response(("Hello", piece(0, 1, "stop")), final=True)], UnavailableError),
+        ([failure("Stub process 'primary_0_0' is not healthy.")], UnavailableError),
+        ([failure("Request for unknown model: 'primary' is not at ready state")], UnavailableError),
+        ([failure("AttributeError: 'secret'")], InternalError),
+        ([failure("Request for unknown model: 'primary' is not found")], UnavailableError),
+        ([response(("x", {"index": "zero"}))], InternalError),
+        ([response(("x", piece(0, 1, "tired")))], InternalError),
+    ],
+)
+async def test_every_broken_answer_is_a_typed_error(
+    client: TritonBackend, triton: FakeTriton, script_messages: list[Any], expected: type[ApiError]
+) -> None:
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        for message in script_messages:
+            yield message
+
+    triton.script = script
+    with pytest.raises(expected):
+        await collect(client)
+
+
+CODES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
+
+
+@pytest.mark.parametrize("code", CODES)
+async def test_every_grpc_status_is_a_typed_error(
+    client: TritonBackend, triton: FakeTriton, code: Any
+) -> None:
+    """CANCELLED from the server arrives as CancelledError, which must not pass for a client that left."""
+
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        await context.abort(code, "secret")
+        yield None
+
+    triton.script = script
+    expected = {
+        "UNAVAILABLE": UnavailableError,
+        "NOT_FOUND": UnavailableError,
+        "CANCELLED": UnavailableError,
+        "DEADLINE_EXCEEDED": DeadlineError,
+    }.get(code.name, InternalError)
+    with pytest.raises(expected) as caught:
+        await collect(client)
+    assert "secret" not in caught.value.message
+    triton.index_failure = code
+    with pytest.raises(expected):
+        await client.index()
+
+
+async def test_no_server_at_all_is_unavailable_and_names_the_address() -> None:
+    client = TritonBackend("127.0.0.1:9")
+    for call in (collect(client), client.index(), client.describe("primary")):
+        with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:9 cannot be reached"):
+            await call
+    await client.close()
+
+
+async def test_a_server_that_dies_fails_open_streams() -> None:
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        yield response(("Hello", piece(0)))
+        await asyncio.Event().wait()
+
+    async with running(FakeTriton(script)) as triton:
+        client = TritonBackend(f"127.0.0.1:{triton.port}")
+        pieces = client.generate("primary", STREAM)
+        await anext(pieces)
+    with pytest.raises(UnavailableError):
+        await anext(pieces)
+    await client.close()
+
+
+async def test_a_server_that_comes_back_is_found_within_seconds() -> None:
+    async with running(FakeTriton()) as triton:
+        client = TritonBackend(f"127.0.0.1:{triton.port}")
+        await client.index()
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            await client.index()
+        await asyncio.sleep(0.1)
+    async with running(triton):
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    await client.index()
+                except UnavailableError:
+                    await asyncio.sleep(0.1)
+                else:
+                    break
+    await client.close()
+
+
+async def test_messages_of_many_megabytes_pass(client: TritonBackend, triton: FakeTriton) -> None:
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        text = json.loads(inputs["messages"])[0]["content"]
+        yield response((text, piece(0, 1, "stop", usage=USAGE)), final=True)
+
+    triton.script = script
+    text = "é" * 6_000_000
+    ((only,),) = await collect(client, GenerateRequest([{"role": "user", "content": text}], {}, False))
+    assert only.text == text
+
+
+async def test_two_hundred_streams_share_one_channel(client: TritonBackend, triton: FakeTriton) -> None:
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        name = inputs["id"]
+        yield response((f"{name} ", piece(0)))
+        await asyncio.sleep(0.05)
+        yield response((name, piece(0, 1, "stop", usage=USAGE)), final=True)
+
+    triton.script = script
+    requests = [GenerateRequest([], {}, True, f"id-{n}") for n in range(200)]
+    answers = await asyncio.gather(*(collect(client, request) for request in requests))
+    for request, answer in zip(requests, answers, strict=True):
+        assert (
+            "".join(p.text for pieces in answer for p in pieces)
+            == f"{request.request_id} {request.request_id}"
+        )
+
+
+async def test_a_group_describes_itself(client: TritonBackend, triton: FakeTriton) -> None:
+    assert await client.describe("primary") == ModelDescription(**DESCRIPTION)
+    triton.description = {"name": "too little"}
+    with pytest.raises(InternalError):
+        await client.describe("primary")
+
+
+async def test_the_index_keeps_states_and_reasons(client: TritonBackend, triton: FakeTriton) -> None:
+    triton.index = [("primary", "READY", ""), ("b", "UNAVAILABLE", "unloaded"), ("c", "", "")]
+    assert await client.index() == [
+        ModelState("primary", "READY", ""),
+        ModelState("b", "UNAVAILABLE", "unloaded"),
+        ModelState("c", "", ""),
+    ]
+
+
+def test_the_tensors_are_those_of_the_contract() -> None:
+    assert set(INPUTS) == {"task", "text_input", "messages", "stream", "sampling_parameters"}
+    assert OUTPUTS == ("text_output", "event")
+
+
+async def test_an_error_in_a_description_keeps_its_kind(client: TritonBackend, triton: FakeTriton) -> None:
+    async def fail(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        yield response(("", {"error": {"kind": "invalid_request", "message": "No."}}), final=True)
+
+    triton.script = fail
+    with pytest.raises(InvalidRequestError, match="No"):
+        await collect(client)
