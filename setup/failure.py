@@ -14,7 +14,7 @@ _LOAD_ERROR = re.compile(r"failed to load '(?P<group>[^']+)' version \d+: \w+: (
 _OWN_CLASSES = re.compile(r"^(?:ConfigError|ModelLoadError|TritonModelException): ")
 _LAST_WORDS = (
     re.compile(r"^error: (.+)$", re.M),  # Triton, giving up
-    re.compile(r"^E\d{4} \S+ \d+ \S+\] \"?((?!CudaDriverHelper).+?)\"?$", re.M),  # Triton; without a GPU it complains
+    re.compile(r"^E\d{4} \S+ \d+ \S+\] \"?+((?!CudaDriverHelper).+?)\"?$", re.M),  # Triton; without a GPU it complains
     re.compile(r"^\s*(\S.*)$", re.M),
 )
 
