@@ -108,7 +108,8 @@ step() {
 
 is_alive() { kill -0 "$1" 2>/dev/null; }
 
-kill_group() { kill -KILL -- "-$1" 2>/dev/null || true; }
+# The `wait` takes bash's own remark on a killed child along.
+kill_group() { { kill -KILL -- "-$1" && wait "$1"; } 2>/dev/null || true; }
 
 kill_everything() {
     local pid

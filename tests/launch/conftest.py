@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from launched import launched
+
+from tests.launch.launched import launched
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from launched import launched
+
+from tests.launch.launched import launched
 
 
 def refusal(run_dir: Path, **environ: str) -> str:

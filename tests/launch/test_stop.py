@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launched import ROOT, Launched, launched
+
+from tests.launch.launched import ROOT, Launched, launched
 
 
 @pytest.fixture
