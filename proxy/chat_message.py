@@ -59,7 +59,7 @@ def _part(part: ContentPart, at: int, number: int) -> str:
     where = f"'messages[{at}].content[{number}]'"
     if part.type != "text":
         raise InvalidRequestError(
-            f"{where} is of type {part.type!r}, but this model takes text only.", param="messages"
+            f"{where} is of type {part.type!r:.100}, but this model takes text only.", param="messages"
         )
     if part.text is None:
         raise InvalidRequestError(f"{where} has no 'text'.", param="messages")

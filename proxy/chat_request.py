@@ -71,9 +71,7 @@ def parse(body: bytes, max_choices: int) -> ChatRequest:
         raise InvalidRequestError(f"'n' is {asked.n}, but at most {max_choices} choices are made.", param="n")
     stream = asked.stream is True
     if asked.stream_options is not None and not stream:
-        raise InvalidRequestError(
-            "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
-        )
+        raise InvalidRequestError("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     return ChatRequest(
         model=asked.model,
         messages=[normalise(message, at) for at, message in enumerate(asked.messages)],

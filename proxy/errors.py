@@ -132,8 +132,9 @@ class ErrorBody(msgspec.Struct):
 
 
 def describe(error: ApiError) -> ErrorBody:
-    """Build the body of `error`."""
-    return ErrorBody(_Detail(error.message, error.type, error.param, error.code))
+    """Build the body of `error`. What cannot be UTF-8, bytes from a client's header for one, is replaced."""
+    message = error.message.encode(errors="replace").decode()
+    return ErrorBody(_Detail(message, error.type, error.param, error.code))
 
 
 _KINDS: dict[str, type[ApiError]] = {

@@ -55,10 +55,15 @@ class Groups:
         return self._failure
 
     async def run(self) -> None:
-        """Refresh until cancelled."""
-        while True:
-            await self.refresh()
-            await asyncio.sleep(self._interval)
+        """Refresh until cancelled; a refresh under way ends with it."""
+        try:
+            while True:
+                await self.refresh()
+                await asyncio.sleep(self._interval)
+        finally:
+            if self._refreshing is not None:
+                self._refreshing.cancel()
+                await asyncio.wait([self._refreshing])
 
     async def refresh(self) -> None:
         """Ask Triton again, or join a refresh that is under way: there is never more than one."""
@@ -85,7 +90,7 @@ class Groups:
         if group is None:
             known = ", ".join(f"'{known}'" for known in sorted(self._groups)) or "none"
             raise ModelNotFoundError(
-                f"The model {name!r} does not exist. Existing consumer groups: {known}.", param="model"
+                f"The model {name!r:.100} does not exist. Existing consumer groups: {known}.", param="model"
             )
         if group.state == "loading":
             raise UnavailableError(f"The model {name!r} is still loading. Please try again.", param="model")

@@ -45,7 +45,7 @@ def require_json(content_type: str | None) -> None:
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaTypeError(
-            f"The content type {media_type!r} is not supported: send 'Content-Type: application/json'."
+            f"The content type {media_type!r:.100} is not supported: send 'Content-Type: application/json'."
         )
 
 
@@ -69,7 +69,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise InvalidRequestError(f"{_UNREADABLE}: it is nested too deeply.") from None
     except _DuplicateKeyError as error:
         key = str(error)
-        raise InvalidRequestError(f"{_UNREADABLE}: the key {key!r} occurs twice in one object.") from None
+        raise InvalidRequestError(f"{_UNREADABLE}: the key {key!r:.100} occurs twice in one object.") from None
     except msgspec.ValidationError as error:
         _refuse(str(error))
     except (msgspec.DecodeError, ValueError) as error:
@@ -78,7 +78,8 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def _refuse(message: str) -> NoReturn:
-    """Turn msgspec's "<problem> - at `$.path`" into OpenAI's error with a `param`."""
+    """Turn msgspec's "<problem> - at `$.path`", which may quote the client, into an error with a `param`."""
+    message = message if len(message) < 300 else f"{message[:150]}...{message[-100:]}"
     if missing := _MISSING.match(message):
         field = missing["field"]
         raise InvalidRequestError(f"Missing required parameter: '{field}'.", param=field)

@@ -6,6 +6,7 @@ Format: https://html.spec.whatwg.org/multipage/server-sent-events.html. Knows no
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -14,11 +15,19 @@ import msgspec
 from sanic import Request
 from sanic.response import BaseHTTPResponse
 
+from proxy.request_id import request_id
+
+_log = logging.getLogger(__name__)
+
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+
+# A client that has taken nothing for so many keep-alive intervals, although all buffers are full, has hung:
+# its connection would never end by itself, and the engine's answer would wait for it in Triton's memory.
+STALLED_INTERVALS = 4
 
 _encoder = msgspec.json.Encoder()
 
@@ -60,8 +69,8 @@ class EventStream:
         async with self._writing:
             if self._response is None:
                 self._response = await self._request.respond(content_type=CONTENT_TYPE, headers=HEADERS)
-            self._ended = end
             await self._response.send(data, end_stream=end)
+            self._ended = end
             self._last_write = asyncio.get_running_loop().time()
 
     async def __aenter__(self) -> Self:
@@ -82,7 +91,15 @@ class EventStream:
             silent = loop.time() - self._last_write
             if silent < self._keep_alive:
                 await asyncio.sleep(self._keep_alive - silent)
-            elif self._writing.locked():
+            elif not self._writing.locked():
+                await self.write(KEEP_ALIVE)
+            elif silent < STALLED_INTERVALS * self._keep_alive:
                 await asyncio.sleep(self._keep_alive)
             else:
-                await self.write(KEEP_ALIVE)
+                self._drop()
+                return
+
+    def _drop(self) -> None:
+        _log.warning("request %s dropped: its client reads nothing", request_id(self._request))
+        if self._request.transport is not None:
+            self._request.transport.abort()  # type: ignore[attr-defined]

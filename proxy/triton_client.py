@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 import grpc  # type: ignore[import-untyped]
 import msgspec
 import numpy as np
-from tritonclient.grpc import InferInput, InferResult  # type: ignore[import-untyped]
-from tritonclient.grpc.aio import InferenceServerClient  # type: ignore[import-untyped]
-from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
+from tritonclient.grpc import InferInput, InferResult
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from proxy.backend import FinishReason, GenerateRequest, ModelDescription, ModelState, Piece, Usage
-from proxy.errors import ApiError, DeadlineError, InternalError, UnavailableError, from_kind
+from proxy.errors import ApiError, InternalError, UnavailableError, from_kind
+from proxy.triton_errors import translate
 
 # The contract's tensors: inputs with their Triton datatype, all of shape [1]; outputs are STRING, shape [k].
 INPUTS = {
@@ -94,9 +95,7 @@ class TritonBackend:
                     if event.error is not None:
                         failure = event.error
                         break
-                    pieces.append(
-                        Piece(event.index, text, event.num_tokens, event.finish_reason, event.usage)
-                    )
+                    pieces.append(Piece(event.index, text, event.num_tokens, event.finish_reason, event.usage))
                 finished = bool(pieces) and pieces[-1].usage is not None
                 if pieces:
                     yield pieces
@@ -169,7 +168,7 @@ class TritonBackend:
             call.cancel()  # does nothing to a call that has ended
 
     def _fail(self, error: Exception) -> NoReturn:
-        raise _translate(error, self._url) from error
+        raise translate(error, self._url) from error
 
 
 def _tensor(name: str, value: bytes | bool) -> InferInput:
@@ -193,51 +192,8 @@ def _strings(result: InferResult, name: str) -> list[bytes]:
 
 
 async def _drain(responses: AsyncGenerator[Any, None]) -> None:
-    """Let a call whose answer is complete end by itself: a cancel now would look like a client that left.
-
-    The answer is complete, so neither an error nor a missing end may spoil it any more.
-    """
+    # A cancel would look like a client that left; and nothing may spoil an answer that is complete.
     with suppress(ApiError, TimeoutError):
         async with asyncio.timeout(_END_SECONDS):
             async for _ in responses:
                 pass
-
-
-def _translate(error: Exception, url: str) -> ApiError:
-    """Map a failure of gRPC or Triton to ours. Triton reports a model's failure as text without a status."""
-    if isinstance(error, InferenceServerException):
-        status, message = str(error.status() or ""), str(error.message() or "")
-    else:
-        status, message = str(getattr(error, "code", str)()), str(getattr(error, "details", str)())
-    match status.removeprefix("StatusCode."):
-        case "UNAVAILABLE":
-            if "onnect" in message or "resolution" in message or "ocket" in message:
-                return UnavailableError(f"The inference server at {url} cannot be reached. Please try again.")
-            return UnavailableError("The inference server is not available. Please try again.")
-        case "NOT_FOUND":
-            return UnavailableError("The group is not loaded. Please try again.")
-        case "DEADLINE_EXCEEDED":
-            return DeadlineError("The inference server did not answer in time.")
-        case "CANCELLED":
-            return UnavailableError("The inference server dropped the request. Please try again.")
-        case "RESOURCE_EXHAUSTED":
-            return InternalError("A message between proxy and inference server is too large.")
-        case _:
-            return _translate_text(message)
-
-
-# What Triton says, without a status, about a model that is away: unloaded, loading, or its process killed.
-_AWAY = (
-    "unknown model",
-    "is not found",
-    "is not ready",
-    "is not at ready state",
-    "is not healthy",
-    "no available",
-)
-
-
-def _translate_text(message: str) -> ApiError:
-    if any(words in message for words in _AWAY):
-        return UnavailableError("The group is not loaded or its process has died. Please try again.")
-    return InternalError("The inference server failed.")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
-from tritonclient.grpc import service_pb2, service_pb2_grpc  # type: ignore[import-untyped]
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 DESCRIPTION: dict[str, Any] = {
     "name": "org/model",
@@ -112,9 +112,7 @@ def _inputs(request: Any) -> Inputs:
 
 @asynccontextmanager
 async def running(triton: FakeTriton) -> AsyncIterator[FakeTriton]:
-    server = grpc.aio.server(
-        options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    )
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
     triton.port = server.add_insecure_port(f"127.0.0.1:{triton.port}")
     await server.start()

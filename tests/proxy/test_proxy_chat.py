@@ -209,12 +209,8 @@ async def test_a_limit_beyond_32_bits_is_clamped(server: Server, backend: FakeBa
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_refusal_is_a_plain_error_before_any_stream(
-    server: Server, backend: FakeBackend, stream: bool
-) -> None:
-    backend.script = respond(
-        InvalidRequestError("Too long: 9 > 8.", param="messages", code="context_length_exceeded")
-    )
+async def test_a_refusal_is_a_plain_error_before_any_stream(server: Server, backend: FakeBackend, stream: bool) -> None:
+    backend.script = respond(InvalidRequestError("Too long: 9 > 8.", param="messages", code="context_length_exceeded"))
     response = await server.chat(stream=stream)
     assert response.status_code == 400
     assert response.headers["content-type"] == "application/json"
@@ -299,9 +295,7 @@ async def test_silence_is_filled_with_comments(serve: Serve, backend: FakeBacken
     assert "".join(c["choices"][0]["delta"].get("content", "") for c in events(response.text)) == "ab"
 
 
-async def test_a_refusal_later_than_the_keep_alive_is_an_error_event(
-    serve: Serve, backend: FakeBackend
-) -> None:
+async def test_a_refusal_later_than_the_keep_alive_is_an_error_event(serve: Serve, backend: FakeBackend) -> None:
     server = await serve(sse_keep_alive=0.05)
 
     async def script(request: object) -> Any:
@@ -331,9 +325,7 @@ async def test_an_answer_over_its_deadline_is_a_504(serve: Serve, backend: FakeB
     assert backend.num_open == 0
 
 
-async def test_a_stream_over_its_deadline_ends_with_an_error_event(
-    serve: Serve, backend: FakeBackend
-) -> None:
+async def test_a_stream_over_its_deadline_ends_with_an_error_event(serve: Serve, backend: FakeBackend) -> None:
     server = await serve(response_timeout=0.1)
     backend.script = stall([Piece(0, "a", 1)])
     response = await server.chat(stream=True)

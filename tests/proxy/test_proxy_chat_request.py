@@ -158,6 +158,24 @@ async def test_an_unreadable_body_is_refused(server: Server, data: bytes) -> Non
     assert 20 < len(error["message"]) < 200
 
 
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        body(model=LONG),
+        body()[:-1] + b',"%b":1,"%b":1}' % (LONG.encode(), LONG.encode()),
+        message(role=LONG, content="Hi"),
+        message(role="user", content=[{"type": LONG}]),
+    ],
+)
+async def test_an_error_does_not_repeat_everything_it_was_sent(server: Server, data: bytes) -> None:
+    response = await server.http.post("/v1/chat/completions", content=data)
+    assert response.status_code in (400, 404)
+    assert len(response.content) < 600
+
+
 @pytest.mark.parametrize("part", ["image_url", "input_audio", "file", "refusal"])
 def test_parts_that_are_not_text_are_refused_for_what_they_are(part: str) -> None:
     with pytest.raises(InvalidRequestError, match="takes text only"):

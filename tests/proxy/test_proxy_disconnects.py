@@ -47,9 +47,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_cancels_its_reques
     assert backend.num_open == 0
 
 
-async def test_a_client_that_leaves_between_keep_alives_cancels_its_request(
-    serve: Serve, backend: FakeBackend
-) -> None:
+async def test_a_client_that_leaves_between_keep_alives_cancels_its_request(serve: Serve, backend: FakeBackend) -> None:
     server = await serve(sse_keep_alive=0.05)
     backend.script = stall()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -70,6 +68,16 @@ async def test_a_client_that_leaves_is_no_error(
     await asyncio.wait_for(backend.closed.wait(), 2)
     await asyncio.sleep(0.05)
     assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+
+
+async def test_a_client_that_never_reads_is_dropped(serve: Serve, backend: FakeBackend) -> None:
+    server = await serve(sse_keep_alive=0.05)
+    backend.script = say(*["x" * 100_000] * 1000)
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1000)
+    writer.write(request(stream=True))
+    await asyncio.wait_for(backend.closed.wait(), 5)
+    assert backend.num_open == 0
+    writer.close()
 
 
 async def test_a_client_that_reads_slowly_gets_everything(server: Server, backend: FakeBackend) -> None:

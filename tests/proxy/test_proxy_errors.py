@@ -31,9 +31,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     return error
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v2/models", "/v1/chat", "/favicon.ico", "/v1/completions", "/%ff"]
-)
+@pytest.mark.parametrize("path", ["/", "/v1", "/v2/models", "/v1/chat", "/favicon.ico", "/v1/completions", "/%ff"])
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 async def test_an_unknown_route_is_a_404(server: Server, path: str, method: str) -> None:
     response = await server.http.request(method, path)
@@ -141,6 +139,8 @@ async def test_a_chunked_body_over_the_limit_is_a_413(serve: Serve) -> None:
     ("data", "status"),
     [
         (b"nonsense\r\n\r\n", 400),
+        (b"G\xffT / HTTP/1.1\r\nconnection: close\r\n\r\n", 404),
+        (b"POST /v1/chat/completions HTTP/1.1\r\ncontent-type: \xff\r\nconnection: close\r\n\r\n", 415),
         (b"GET / HTTP/9.9\r\n\r\n", 400),
         (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nno-colon\r\n\r\n", 400),
@@ -159,9 +159,7 @@ async def test_malformed_http_has_an_error_body_too(server: Server, data: bytes,
     assert b"x-request-id: " in head
 
 
-async def test_a_sane_request_id_is_echoed_and_reaches_the_engine(
-    server: Server, backend: FakeBackend
-) -> None:
+async def test_a_sane_request_id_is_echoed_and_reaches_the_engine(server: Server, backend: FakeBackend) -> None:
     response = await server.http.post(
         "/v1/chat/completions",
         json={"model": "primary", "messages": [{"role": "user", "content": "Hi"}], "stream": True},

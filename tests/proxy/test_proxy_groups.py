@@ -110,9 +110,7 @@ async def test_a_client_that_leaves_does_not_take_the_refresh_along(backend: Fak
     assert await second == DESCRIPTION
 
 
-async def test_the_background_notices_that_a_group_goes_and_comes(
-    groups: Groups, backend: FakeBackend
-) -> None:
+async def test_the_background_notices_that_a_group_goes_and_comes(groups: Groups, backend: FakeBackend) -> None:
     async def until(names: list[str]) -> None:
         while [group.name for group in groups.all if group.state == "ready"] != names:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

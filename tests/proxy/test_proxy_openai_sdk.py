@@ -51,9 +51,7 @@ async def test_the_accumulating_stream_helper(sdk: openai.AsyncOpenAI) -> None:
 
 
 async def test_a_refusal_is_the_sdks_own_exception(sdk: openai.AsyncOpenAI, backend: FakeBackend) -> None:
-    backend.script = respond(
-        InvalidRequestError("Too long.", param="messages", code="context_length_exceeded")
-    )
+    backend.script = respond(InvalidRequestError("Too long.", param="messages", code="context_length_exceeded"))
     with pytest.raises(openai.BadRequestError) as caught:
         await sdk.chat.completions.create(model="primary", messages=HELLO, stream=True)
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
@@ -62,9 +60,7 @@ async def test_a_refusal_is_the_sdks_own_exception(sdk: openai.AsyncOpenAI, back
     assert missing.value.code == "model_not_found"
 
 
-async def test_an_error_event_in_a_stream_is_raised_by_the_sdk(
-    sdk: openai.AsyncOpenAI, backend: FakeBackend
-) -> None:
+async def test_an_error_event_in_a_stream_is_raised_by_the_sdk(sdk: openai.AsyncOpenAI, backend: FakeBackend) -> None:
     backend.script = respond([Piece(0, "Hel", 1)], InvalidRequestError("It broke."))
     stream: Any = await sdk.chat.completions.create(model="primary", messages=HELLO, stream=True)
     with pytest.raises(openai.APIError, match="It broke"):
@@ -72,9 +68,7 @@ async def test_an_error_event_in_a_stream_is_raised_by_the_sdk(
             pass
 
 
-async def test_closing_the_sdks_stream_cancels_the_request(
-    sdk: openai.AsyncOpenAI, backend: FakeBackend
-) -> None:
+async def test_closing_the_sdks_stream_cancels_the_request(sdk: openai.AsyncOpenAI, backend: FakeBackend) -> None:
     backend.script = stall([Piece(0, "Hel", 1)])
     stream: Any = await sdk.chat.completions.create(model="primary", messages=HELLO, stream=True)
     await anext(aiter(stream))

@@ -11,6 +11,7 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ import pytest
 
 from tests.proxy.fake_triton import USAGE, FakeTriton, piece, response, running
 
+ROOT = Path(__file__).parents[2]
 BODY = {"model": "primary", "messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -29,9 +31,7 @@ def free_port() -> int:
 async def start(**settings: Any) -> Process:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TAKEOFF_")}
     environ |= {name: str(value) for name, value in settings.items()}
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "proxy", env=environ, stdout=PIPE, stderr=PIPE
-    )
+    return await asyncio.create_subprocess_exec(sys.executable, "-m", "proxy", env=environ, stdout=PIPE, stderr=PIPE)
 
 
 @asynccontextmanager
@@ -74,9 +74,7 @@ def gated(gate: asyncio.Event, started: asyncio.Event) -> Any:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_after_sigterm_running_answers_finish_and_nothing_new_begins(
-    workers: int, stream: bool
-) -> None:
+async def test_after_sigterm_running_answers_finish_and_nothing_new_begins(workers: int, stream: bool) -> None:
     gate, started = asyncio.Event(), asyncio.Event()
     async with (
         running(FakeTriton(gated(gate, started))) as triton,
@@ -167,9 +165,7 @@ async def test_a_client_that_leaves_is_noticed_on_the_real_event_loop() -> None:
     ):
         async with httpx.AsyncClient(base_url=url) as http:
             message = {"role": "user", "content": "x" * 500_000}
-            asking = asyncio.create_task(
-                http.post("/v1/chat/completions", json={**BODY, "messages": [message]})
-            )
+            asking = asyncio.create_task(http.post("/v1/chat/completions", json={**BODY, "messages": [message]}))
             await asyncio.wait_for(started.wait(), 5)
             asking.cancel()
         await asyncio.wait_for(triton.cancelled.wait(), 2)

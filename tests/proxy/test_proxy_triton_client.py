@@ -16,9 +16,7 @@ from proxy.errors import ApiError, DeadlineError, InternalError, InvalidRequestE
 from proxy.triton_client import INPUTS, OUTPUTS, TritonBackend
 from tests.proxy.fake_triton import DESCRIPTION, USAGE, FakeTriton, failure, piece, response, running
 
-STREAM = GenerateRequest(
-    [{"role": "user", "content": "Hi 🙂"}], {"temperature": 0.5, "stop": ["a"]}, True, "id-1"
-)
+STREAM = GenerateRequest([{"role": "user", "content": "Hi 🙂"}], {"temperature": 0.5, "stop": ["a"]}, True, "id-1")
 
 
 @pytest_asyncio.fixture
@@ -59,9 +57,7 @@ async def test_a_finished_answer_is_not_cancelled(client: TritonBackend, triton:
     assert not triton.cancelled.is_set()
 
 
-async def test_an_error_after_the_whole_answer_spoils_nothing(
-    client: TritonBackend, triton: FakeTriton
-) -> None:
+async def test_an_error_after_the_whole_answer_spoils_nothing(client: TritonBackend, triton: FakeTriton) -> None:
     async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
         yield response(("x", piece(0, 1, "stop", usage=USAGE)))
         await context.abort(grpc.StatusCode.INTERNAL, "too late")
@@ -82,9 +78,7 @@ async def test_closing_the_pieces_cancels_the_call(client: TritonBackend, triton
     await asyncio.wait_for(triton.cancelled.wait(), 2)
 
 
-async def test_cancelling_the_waiting_task_cancels_the_call(
-    client: TritonBackend, triton: FakeTriton
-) -> None:
+async def test_cancelling_the_waiting_task_cancels_the_call(client: TritonBackend, triton: FakeTriton) -> None:
     started = asyncio.Event()
 
     async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
@@ -158,9 +152,7 @@ CODES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
 
 
 @pytest.mark.parametrize("code", CODES)
-async def test_every_grpc_status_is_a_typed_error(
-    client: TritonBackend, triton: FakeTriton, code: Any
-) -> None:
+async def test_every_grpc_status_is_a_typed_error(client: TritonBackend, triton: FakeTriton, code: Any) -> None:
     """CANCELLED from the server arrives as CancelledError, which must not pass for a client that left."""
 
     async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
@@ -246,10 +238,7 @@ async def test_two_hundred_streams_share_one_channel(client: TritonBackend, trit
     requests = [GenerateRequest([], {}, True, f"id-{n}") for n in range(200)]
     answers = await asyncio.gather(*(collect(client, request) for request in requests))
     for request, answer in zip(requests, answers, strict=True):
-        assert (
-            "".join(p.text for pieces in answer for p in pieces)
-            == f"{request.request_id} {request.request_id}"
-        )
+        assert "".join(p.text for pieces in answer for p in pieces) == f"{request.request_id} {request.request_id}"
 
 
 async def test_a_group_describes_itself(client: TritonBackend, triton: FakeTriton) -> None:
