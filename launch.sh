@@ -274,7 +274,8 @@ fail_with_log() {
     say ""
     say "launch.sh: $1 $what: $("$python" "$root/setup/failure.py" "$log" "$status")"
     say "The last lines of $log:"
-    tail --lines=15 "$log" | sed 's/^/    /' >&2
+    # without the tables of options that Triton draws
+    { grep --invert-match '^[|+]\|^$' "$log" || true; } | tail --lines=15 | sed 's/^/    /' >&2
     stop_servers
     exit 1
 }
