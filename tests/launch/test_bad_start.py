@@ -27,7 +27,7 @@ def test_a_port_in_use_is_named_with_its_setting(tmp_path: Path, setting: str) -
     assert f"set TAKEOFF_{setting} to a free port" in reason
 
 
-@pytest.mark.parametrize("port", ["http", "0", "65536", "-1", "８０"])
+@pytest.mark.parametrize("port", ["http", "0", "65536", "-1", "٨٠"])
 def test_a_port_that_is_none_is_refused(tmp_path: Path, port: str) -> None:
     assert f"TAKEOFF_TRITON_HTTP_PORT='{port}' cannot be used" in refusal(tmp_path, TAKEOFF_TRITON_HTTP_PORT=port)
 

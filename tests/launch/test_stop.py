@@ -44,7 +44,7 @@ def test_triton_dying_ends_the_service_with_a_reason(ready: Launched) -> None:
     [triton] = ready.processes("bin/tritonserver")
     os.kill(triton, signal.SIGKILL)
     assert ready.exit_code() == 1
-    assert "launch.sh: Triton ended" in ready.output
+    assert "launch.sh: Triton ended: it was ended by SIGKILL" in ready.output
     assert ready.processes() == []
 
 
