@@ -56,6 +56,8 @@ def convert(gguf: Path, folder: Path) -> None:
     # the weights are plain float32 now: without this the folder would be read as GGUF again
     del model.hf_quantizer
     del model.config.quantization_config
+    # The model card's settings, which GGUF does not carry; at temperature 1 a model this small rambles.
+    model.generation_config.update(do_sample=True, temperature=0.2, top_p=0.9)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for path in folder.iterdir():

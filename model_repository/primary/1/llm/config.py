@@ -27,16 +27,16 @@ def _setting(description: str, default: Any = MISSING) -> Any:
 class EngineConfig:
     """Settings of one engine; the environment calls each `TAKEOFF_` + its name in capitals."""
 
-    model_name: str = _setting("Hub name or local folder of the model")
+    model_name: str = _setting("hub name or local folder of the model")
     device: str = _setting("`cpu`, `cuda`, or `auto`: cuda when there is one", "auto")
     max_sequence_length: int | None = _setting(
-        "Longest prompt plus answer, in tokens; unset: what the model and the KV cache can hold", None
+        "longest prompt plus answer, in tokens; unset: what the model and the KV cache can hold", None
     )
-    max_batch_size: int = _setting("Sequences that share a forward pass", 64)
-    max_batch_tokens: int = _setting("Tokens in one forward pass; longer prompts are computed in chunks", 512)
-    max_queue_size: int = _setting("Requests that may wait for a place in the batch; more are refused", 1024)
+    max_batch_size: int = _setting("sequences that share a forward pass", 64)
+    max_batch_tokens: int = _setting("tokens in one forward pass; longer prompts are computed in chunks", 512)
+    max_queue_size: int = _setting("requests that may wait for a place in the batch; more are refused", 1024)
     page_cache_size: str = _setting(
-        "Memory for the KV cache: `4GiB`, `500MB`, or a share of the free memory such as `25%`; "
+        "memory for the KV cache: `4GiB`, `500MB`, or a share of the free memory such as `25%`; "
         "`auto`: 25% on a CPU (at most 4 GiB), 85% on a GPU",
         "auto",
     )
