@@ -1,8 +1,9 @@
-"""Waits until every named URL answers 200, and shows what it waits for.
+"""Waits until every named URL answers 200 with all of its groups ready, and shows what it waits for.
 
 Usage: readiness.py NAME=URL... It never gives up: the launcher ends it when what it waits for has died.
 """
 
+import json
 import sys
 import time
 import urllib.error
@@ -26,12 +27,18 @@ def main(arguments: list[str]) -> None:
 
 
 def answers(opener: urllib.request.OpenerDirector, url: str) -> bool:
-    """Whether the URL answers 200 right now."""
+    """Whether the URL answers 200 right now, and every group that the answer lists is ready."""
     try:
         with opener.open(url, timeout=5) as response:
-            return bool(response.status == 200)
+            return response.status == 200 and all_groups_ready(response.read())
     except (urllib.error.URLError, OSError):
         return False
+
+
+def all_groups_ready(body: bytes) -> bool:
+    """The proxy calls itself ready at its first group; a launch waits for them all."""
+    groups = json.loads(body).get("groups", []) if body else []
+    return all(group["state"] == "ready" for group in groups)
 
 
 class Progress:
