@@ -5,6 +5,7 @@ Each line of input is a JSON list of chat completion bodies; each line of output
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from time import perf_counter
@@ -61,12 +62,14 @@ def run(loaded: LoadedModel, bodies: list[dict[str, Any]]) -> dict[str, float]:
 
 def main() -> None:
     """Load the model named on the command line, then serve standard input."""
-    loaded = load_model(EngineConfig.from_settings({"model_name": sys.argv[1]}))
-    loaded.engine.start()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        print(json.dumps(run(loaded, json.loads(line))), flush=True)
-    loaded.engine.stop()
+    with ThreadPoolExecutor(max_workers=1) as engine_thread:
+        config = EngineConfig.from_settings({"model_name": sys.argv[1]})
+        loaded = engine_thread.submit(load_model, config).result()
+        engine_thread.submit(loaded.engine.run)
+        print("ready", flush=True)
+        for line in sys.stdin:
+            print(json.dumps(run(loaded, json.loads(line))), flush=True)
+        loaded.engine.stop()
 
 
 if __name__ == "__main__":

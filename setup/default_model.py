@@ -57,7 +57,8 @@ def convert(gguf: Path, folder: Path) -> None:
     del model.hf_quantizer
     del model.config.quantization_config
     # The model card's settings, which GGUF does not carry; at temperature 1 a model this small rambles.
-    model.generation_config.update(do_sample=True, temperature=0.2, top_p=0.9)
+    sampling = model.generation_config
+    sampling.do_sample, sampling.temperature, sampling.top_p = True, 0.2, 0.9
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for path in folder.iterdir():

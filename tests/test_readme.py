@@ -4,6 +4,7 @@ import re
 from dataclasses import MISSING, fields
 
 from llm.config import ENVIRONMENT_PREFIX, EngineConfig
+
 from proxy.config import ProxyConfig
 from tests.launch.launched import ROOT
 

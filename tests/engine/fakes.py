@@ -1,8 +1,10 @@
 """Hand-written stand-ins at the engine's seams: a model that counts, a tokenizer of bytes, a sink that remembers."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Rows
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Event
+from threading import Event, Thread
 
 from llm.block_pool import BlockPool
 from llm.engine import Engine, ModelLimits
@@ -96,6 +98,18 @@ def counting_engine(
     scheduler = Scheduler(pool, max_batch_size=max_batch_size, max_batch_tokens=max_batch_tokens)
     limits = ModelLimits(max_model_len=max_model_len, end_token_ids=frozenset({END}), defaults=SamplingParams())
     return Engine(runner, CountingSampler(), scheduler, limits, max_queue_size=max_queue_size), runner
+
+
+@contextmanager
+def running(engine: Engine) -> Iterator[Thread]:
+    """The engine on a thread of its own, which has ended when the block ends."""
+    thread = Thread(target=engine.run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        engine.stop()
+        thread.join()
 
 
 def submit(engine: Engine, prompt: Rows[int], **sampling: object) -> tuple[Submission, RecordingSink]:

@@ -8,7 +8,7 @@ import pytest
 from llm.errors import ContextLengthError, OverloadedError, UnavailableError
 from llm.scheduler import Chunk
 
-from tests.engine.fakes import counting_engine, submit
+from tests.engine.fakes import counting_engine, running, submit
 
 
 def run_to_end(engine: Any, sinks: list[Any], max_steps: int = 5000) -> None:
@@ -184,16 +184,14 @@ def test_random_arrivals_and_cancels_in_a_tiny_cache_end_once_and_leak_nothing(s
     assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
 
 
-def test_a_started_engine_answers_and_stops_without_leaving_anybody_waiting():
+def test_a_running_engine_answers_and_stops_without_leaving_anybody_waiting():
     engine, _ = counting_engine(max_model_len=10**6, num_blocks=10**6)
-    engine.start()
-    _, short = submit(engine, [1], max_tokens=5)
-    _, endless = submit(engine, [1])
-    assert short.ended.wait(5)
-    engine.stop()
-    assert endless.ended.wait(5)
+    with running(engine):
+        _, short = submit(engine, [1], max_tokens=5)
+        _, endless = submit(engine, [1])
+        assert short.ended.wait(5)
     assert isinstance(endless.error, UnavailableError)
-    with pytest.raises(UnavailableError):
+    with pytest.raises(UnavailableError, match="unloaded"):
         submit(engine, [1])
 
 
@@ -211,24 +209,24 @@ class _FailsOnce:
 def test_a_failing_pass_fails_its_requests_by_name_and_the_engine_goes_on():
     engine, _ = counting_engine()
     engine._runner = _FailsOnce(RuntimeError("secret detail"))
-    engine.start()
-    _, unlucky = submit(engine, [1], max_tokens=2)
-    assert unlucky.ended.wait(5)
-    assert unlucky.error is not None
-    assert unlucky.error.kind == "internal"
-    assert "secret" not in unlucky.error.message
-    _, next_one = submit(engine, [1], max_tokens=2)
-    assert next_one.ended.wait(5)
-    assert next_one.token_ids == {0: [2, 3]}
-    engine.stop()
+    with running(engine):
+        _, unlucky = submit(engine, [1], max_tokens=2)
+        assert unlucky.ended.wait(5)
+        assert unlucky.error is not None
+        assert unlucky.error.kind == "internal"
+        assert "secret" not in unlucky.error.message
+        _, next_one = submit(engine, [1], max_tokens=2)
+        assert next_one.ended.wait(5)
+        assert next_one.token_ids == {0: [2, 3]}
 
 
-def test_a_dying_engine_thread_fails_the_open_requests_and_refuses_new_ones():
+def test_a_dying_engine_fails_the_open_requests_and_refuses_new_ones():
     engine, _ = counting_engine()
     engine._runner = _FailsOnce(KeyboardInterrupt())
-    engine.start()
-    _, sink = submit(engine, [1])
-    assert sink.ended.wait(5)
-    assert isinstance(sink.error, UnavailableError)
-    with pytest.raises(UnavailableError, match="has died"):
-        submit(engine, [1])
+    with running(engine) as thread:
+        _, sink = submit(engine, [1])
+        assert sink.ended.wait(5)
+        thread.join(5)
+        assert isinstance(sink.error, UnavailableError)
+        with pytest.raises(UnavailableError, match="has died"):
+            submit(engine, [1])

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ class TritonPythonModel:
         settings = {name: parameter["string_value"] for name, parameter in parameters.items()}
         try:
             config = EngineConfig.from_environment(os.environ, overrides=settings)
-            loaded = load_model(config)
+            # The engine's thread, and the only one that ever touches torch: why, says `Engine`.
+            self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+            loaded = self._engine_thread.submit(load_model, config).result()
         except (ConfigError, ModelLoadError) as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._chat_prompt = loaded.chat_prompt
@@ -41,7 +44,7 @@ class TritonPythonModel:
         self._engine = loaded.engine
         self._responder = Responder(loaded.engine, loaded.tokenizer)
         self._responder.start()
-        self._engine.start()
+        self._engine_thread.submit(self._engine.run)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand the requests over and return at once; their answers go out on the responder thread."""
@@ -58,6 +61,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Fail what is left, tell its clients, end both threads."""
         self._engine.stop()
+        self._engine_thread.shutdown()
         self._responder.stop()
 
     def _accept(self, model_input: ModelInput, writer: ResponseWriter) -> None:
