@@ -59,5 +59,5 @@ def test_files_and_links_that_are_named_exist():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
     tree = README.partition("## Where things are")[2].partition("```")[2].partition("```")[0]
-    for name in re.findall(r"[\w./]+\.(?:py|sh|pbtxt|yaml|md)\b", tree):
+    for name in re.findall(r"[\w./-]+\.(?:py|sh|pbtxt|yaml|md)\b", tree):
         assert list(ROOT.glob(f"**/{name}")), name
