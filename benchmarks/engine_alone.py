@@ -27,6 +27,9 @@ class TimingSink:
         self.num_tokens = 0
         self.ended = Event()
 
+    def prompt_reused(self, num_tokens: int) -> None:
+        """See `llm.request.Sink`."""
+
     def tokens(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> None:
         """See `llm.request.Sink`."""
         del index

@@ -25,18 +25,27 @@ class ByteTokenizer:
 
 @dataclass
 class RecordingRunner:
-    """Computes nothing; checks what every pass must hold and remembers its size."""
+    """Computes nothing; stores each position's prefix in place of its keys, and checks what every pass reads."""
 
     pool: BlockPool
     passes: list[list[Chunk]] = field(default_factory=list)
+    contents: dict[tuple[int, int], list[int]] = field(default_factory=dict)
 
     def forward(self, chunks: Rows[Chunk]) -> list[Sequence]:
-        held: set[int] = set()
+        written: set[int] = set()
         for chunk in chunks:
+            table, size = chunk.sequence.block_table, self.pool.block_size
             assert chunk.start == chunk.sequence.num_computed
-            assert len(chunk.sequence.block_table) * self.pool.block_size >= chunk.end
-            assert held.isdisjoint(chunk.sequence.block_table)
-            held.update(chunk.sequence.block_table)
+            assert len(table) * size >= chunk.end
+            # What a pass writes belongs to one sequence alone; what it reads still holds the sequence's own tokens.
+            mine = set(table[chunk.start // size : -(-chunk.end // size)])
+            assert written.isdisjoint(mine)
+            written |= mine
+            for position in range(chunk.start, chunk.end):
+                self.contents[table[position // size], position % size] = chunk.sequence.token_ids[: position + 1]
+            for position in range(chunk.end):
+                stored = self.contents[table[position // size], position % size]
+                assert stored == chunk.sequence.token_ids[: position + 1]
         self.passes.append(list(chunks))
         return [chunk.sequence for chunk in chunks if chunk.is_last]
 
@@ -60,6 +69,11 @@ class RecordingSink:
     was_cancelled: bool = False
     ended: Event = field(default_factory=Event)
     num_ends: int = 0
+    num_reused: int | None = None
+
+    def prompt_reused(self, num_tokens: int) -> None:
+        assert self.num_reused is None
+        self.num_reused = num_tokens
 
     def tokens(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> None:
         assert not self.ended.is_set()

@@ -163,7 +163,58 @@ def test_when_blocks_run_out_the_latecomer_is_computed_again_and_nobody_is_lost(
     assert engine.scheduler.pool.num_free == 8
 
 
-@pytest.mark.parametrize("seed", range(30))
+def test_a_prompt_seen_before_is_not_computed_again():
+    engine, runner = counting_engine(block_size=4)
+    prompt = list(range(100, 122))
+    _, first = submit(engine, prompt, max_tokens=3)
+    run_to_end(engine, [first])
+    _, again = submit(engine, prompt, max_tokens=3)
+    run_to_end(engine, [again])
+    assert (first.num_reused, again.num_reused) == (0, 20)
+    assert again.token_ids == first.token_ids
+    assert [chunk.num_tokens for chunks in runner.passes for chunk in chunks] == [22, 1, 1, 2, 1, 1]
+
+
+def test_the_next_turn_of_a_conversation_reuses_the_answer_too():
+    engine, _ = counting_engine(block_size=4)
+    _, first = submit(engine, [100] * 10, max_tokens=8)
+    run_to_end(engine, [first])
+    _, second = submit(engine, [100] * 10 + first.token_ids[0] + [7, 7], max_tokens=1)
+    run_to_end(engine, [second])
+    assert second.num_reused == 16
+
+
+def test_the_last_token_of_a_known_prompt_is_computed_because_its_logits_are_needed():
+    engine, _ = counting_engine(block_size=4)
+    sinks = []
+    for _ in range(2):
+        sinks.append(submit(engine, [5] * 8, max_tokens=2)[1])
+        run_to_end(engine, sinks)
+    assert sinks[1].num_reused == 4
+    assert sinks[1].token_ids == {0: [6, 7]}
+
+
+def test_choices_and_equal_prompts_share_the_blocks_of_their_prompt():
+    engine, runner = counting_engine(block_size=4, max_batch_tokens=8)
+    sinks = [submit(engine, [9] * 20, max_tokens=2, n=3)[1], submit(engine, [9] * 20, max_tokens=2)[1]]
+    run_to_end(engine, sinks)
+    assert sum(chunk.num_tokens for chunks in runner.passes for chunk in chunks) == 20 + 3 * 4 + 4
+    assert sinks[1].num_reused == 16
+
+
+def test_idle_blocks_make_room_the_oldest_first():
+    engine, _ = counting_engine(num_blocks=6, block_size=4, max_model_len=24)
+    for base in (100, 200):
+        run_to_end(engine, [submit(engine, [base] * 12, max_tokens=1)[1]])
+    run_to_end(engine, [submit(engine, [300] * 12, max_tokens=1)[1]])
+    old, new = submit(engine, [100] * 12, max_tokens=1)[1], submit(engine, [300] * 12, max_tokens=1)[1]
+    run_to_end(engine, [old, new])
+    assert old.num_reused is not None
+    assert old.num_reused < 8
+    assert new.num_reused == 8
+
+
+@pytest.mark.parametrize("seed", range(40))
 def test_random_arrivals_and_cancels_in_a_tiny_cache_end_once_and_leak_nothing(seed: int):
     random_ = random.Random(seed)
     engine, _ = counting_engine(
@@ -172,7 +223,7 @@ def test_random_arrivals_and_cancels_in_a_tiny_cache_end_once_and_leak_nothing(s
     requests = []
     for _ in range(60):
         if random_.random() < 0.4:
-            prompt = [1] * random_.randint(1, 15)
+            prompt = [random_.choice([1, 1, 2])] * random_.randint(1, 15)
             requests.append(submit(engine, prompt, max_tokens=random_.randint(1, 16), n=random_.choice([1, 1, 3])))
         if requests and random_.random() < 0.15:
             engine.cancel(random_.choice(requests)[0])

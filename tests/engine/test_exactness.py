@@ -48,7 +48,7 @@ def answers(loaded: LoadedModel, requests: list[list[int]], **sampling: object) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_ids_equal_generate_alone_in_a_crowd_and_chunked(family: str, tmp_path: Path):
+def test_greedy_ids_equal_generate_alone_in_a_crowd_reused_and_chunked(family: str, tmp_path: Path):
     folder = save_model(family, tmp_path)
     reference = build_model(family)
     requests = prompts(6)
@@ -56,6 +56,8 @@ def test_greedy_ids_equal_generate_alone_in_a_crowd_and_chunked(family: str, tmp
     crowd = load(folder)
     assert answers(crowd, requests) == wanted
     assert [answers(crowd, [prompt])[0] for prompt in requests[:3]] == wanted[:3]
+    # Again, with the prompts' blocks in the cache by now.
+    assert answers(crowd, requests) == wanted
     chunked = load(folder, max_batch_tokens="7")
     assert answers(chunked, requests) == wanted
 

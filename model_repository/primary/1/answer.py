@@ -12,12 +12,16 @@ class Answer:
 
     Args:
         on_stop_string: told the index of a choice that its stop string has ended, so that the engine drops it.
+
+    Attributes:
+        num_reused: tokens of the prompt that were in the cache.
     """
 
     def __init__(self, request: GenerationRequest, decoder: Decoder, on_stop_string: Callable[[int], None]) -> None:
         sampling = request.sampling
         self._num_prompt_tokens = len(request.prompt_token_ids)
         self._num_tokens = 0
+        self.num_reused = 0
         self._streams = {index: TextStream(decoder, sampling.stop) for index in range(sampling.n)}
         self._on_stop_string = on_stop_string
 
@@ -32,7 +36,7 @@ class Answer:
         return {
             "prompt_tokens": self._num_prompt_tokens,
             "completion_tokens": self._num_tokens,
-            "cached_tokens": 0,
+            "cached_tokens": self.num_reused,
         }
 
     def add(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> list[Event]:

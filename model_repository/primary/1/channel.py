@@ -23,15 +23,16 @@ class Writer(Protocol):
 
 @dataclass
 class Pile:
-    """What came since the last look: new tokens and the finish reason by choice, and how the request ended early."""
+    """What came since the last look: by choice new tokens and the finish reason; and how the request ended early."""
 
     tokens: dict[int, list[int]] = field(default_factory=dict)
     finish_reasons: dict[int, FinishReason] = field(default_factory=dict)
+    num_reused: int | None = None
     early_end: GenerationError | Literal["cancelled"] | None = None
 
 
 class Channel:
-    """The engine's sink for one request. Only the sink's three methods may be called off the responder thread.
+    """The engine's sink for one request. Only the sink's methods may be called off the responder thread.
 
     Attributes:
         unsent: events that wait for company: all of them if the answer is not streamed.
@@ -48,6 +49,11 @@ class Channel:
         self._notify = notify
         self._lock = Lock()
         self._pile: Pile | None = None
+
+    def prompt_reused(self, num_tokens: int) -> None:
+        """See `llm.request.Sink`."""
+        with self._lock:
+            self._open_pile().num_reused = num_tokens
 
     def tokens(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> None:
         """See `llm.request.Sink`."""

@@ -98,6 +98,8 @@ class Responder:
 
     def _respond(self, channel: Channel) -> None:
         pile, answer = channel.take(), channel.answer
+        if pile.num_reused is not None:
+            answer.num_reused = pile.num_reused
         for index, token_ids in pile.tokens.items():
             channel.unsent += answer.add(index, token_ids, pile.finish_reasons.get(index))
         if answer.is_complete:

@@ -166,8 +166,7 @@ class Engine:
         sampled = [chunk.sequence for chunk in chunks if chunk.is_last]
         logits = self._runner.forward(chunks)
         tokens = self._sampler.sample(logits, sampled) if sampled else []
-        for chunk in chunks:
-            chunk.sequence.num_computed = chunk.end
+        self.scheduler.complete(chunks)
         self._deliver(sampled, tokens)
 
     def _wait_for_work(self) -> bool:
@@ -215,6 +214,8 @@ class Engine:
 
     def _deliver(self, sequences: list[Sequence], tokens: list[int]) -> None:
         for sequence, token in zip(sequences, tokens, strict=True):
+            if sequence.index == 0 and sequence.num_generated == 0:
+                sequence.submission.sink.prompt_reused(sequence.num_reused or 0)
             reason = sequence.append(token)
             sequence.submission.sink.tokens(sequence.index, [token], reason)
             if reason:

@@ -59,6 +59,9 @@ class Sink(Protocol):
     these, a request gets one `failed` or one `cancelled`, after which nothing follows.
     """
 
+    def prompt_reused(self, num_tokens: int) -> None:
+        """How many tokens of the prompt were in the cache already. Once, before the first token of choice 0."""
+
     def tokens(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> None:
         """New tokens of choice `index`. With "stop" the last one is the end token, which has no text."""
 

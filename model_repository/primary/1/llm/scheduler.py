@@ -1,10 +1,10 @@
 """Who computes what in the next forward pass. Imports no torch; runs on the engine thread."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from llm.block_pool import BlockPool
+from llm.block_pool import BlockPool, block_names
 from llm.sequence import Sequence
 
 
@@ -80,17 +80,57 @@ class Scheduler:
                 budget -= num_tokens
         return list(chunks.values())
 
+    def complete(self, chunks: Iterable[Chunk]) -> None:
+        """Take note that a pass has computed `chunks`: what they filled can be reused from now on."""
+        for chunk in chunks:
+            sequence = chunk.sequence
+            num_full, num_named = chunk.end // self.pool.block_size, sequence.num_computed // self.pool.block_size
+            sequence.num_computed = chunk.end
+            if num_full > num_named:
+                self._extend_names(sequence)
+                for at in range(num_named, num_full):
+                    self.pool.name(sequence.block_table[at], sequence.block_names[at])
+
     def _admit(self) -> None:
         # A newcomer starts when its whole prompt fits beside what the others hold; it may be evicted later.
         reserved = sum(
             self.pool.num_missing(sequence.block_table, len(sequence.token_ids)) for sequence in self.running
         )
         while self.waiting and len(self.running) < self._max_batch_size:
-            missing = self.pool.num_missing([], len(self.waiting[0].token_ids))
-            if reserved + missing > self.pool.num_free:
+            newcomer = self.waiting[0]
+            reused = self._reusable(newcomer)
+            if self._is_being_computed(newcomer, len(reused)):
+                return
+            missing = self.pool.num_missing(reused, len(newcomer.token_ids))
+            if reserved + missing + self.pool.num_idle(reused) > self.pool.num_free:
                 return
             reserved += missing
+            newcomer.block_table = self.pool.hold(reused)
+            newcomer.num_computed = len(reused) * self.pool.block_size
+            if newcomer.num_reused is None:
+                newcomer.num_reused = newcomer.num_computed
             self.running.append(self.waiting.popleft())
+
+    def _reusable(self, sequence: Sequence) -> list[int]:
+        """Blocks in the cache that hold the beginning of `sequence`; its last token is computed in any case."""
+        self._extend_names(sequence)
+        num_full = (len(sequence.token_ids) - 1) // self.pool.block_size
+        return self.pool.find(sequence.block_names[:num_full])
+
+    def _is_being_computed(self, newcomer: Sequence, at: int) -> bool:
+        """Whether a running sequence is about to fill the newcomer's block `at`: then waiting costs less than work.
+
+        So the choices of one request, and requests with one long system prompt, compute it once.
+        """
+        wanted = newcomer.block_names[at : at + 1]
+        if not wanted or (at + 1) * self.pool.block_size >= len(newcomer.token_ids):
+            return False
+        return any(
+            sequence.num_uncomputed > 1 and sequence.block_names[at : at + 1] == wanted for sequence in self.running
+        )
+
+    def _extend_names(self, sequence: Sequence) -> None:
+        sequence.block_names = block_names(sequence.token_ids, self.pool.block_size, sequence.block_names)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> list[Sequence]:
         """Evict latecomers, `sequence` itself last, until its blocks can hold `num_tokens`; returns the evicted."""

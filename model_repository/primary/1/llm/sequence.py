@@ -13,7 +13,9 @@ class Sequence:
         token_ids: the prompt, then what has been generated.
         max_length: length of `token_ids` at which the answer is cut.
         num_computed: leading tokens whose keys and values lie in `block_table`'s blocks.
+        num_reused: leading tokens that were in the cache already when the sequence first got its place.
         block_table: cache blocks in order of position.
+        block_names: content names of the leading full blocks of `token_ids`, as far as they have been needed.
     """
 
     submission: Submission
@@ -26,12 +28,19 @@ class Sequence:
     seed: int
     end_token_ids: frozenset[int]
     num_computed: int = 0
+    num_reused: int | None = None
     block_table: list[int] = field(default_factory=list)
+    block_names: list[bytes] = field(default_factory=list)
 
     @property
     def num_uncomputed(self) -> int:
         """Tokens that the next forward passes still have to compute."""
         return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.token_ids) - len(self.submission.request.prompt_token_ids)
 
     def append(self, token_id: int) -> FinishReason | None:
         """Add a sampled token; says whether, and why, it was the last one."""
