@@ -109,6 +109,23 @@ def test_a_conversation_goes_on_with_all_its_turns_in_the_prompt(client: openai.
     assert second_prompt >= first_prompt + first_answer
 
 
+def test_a_prompt_that_was_seen_before_is_reused_and_says_the_same(client: openai.OpenAI):
+    ask: Any = {
+        "model": "primary",
+        "messages": [{"role": "user", "content": "Summarise. " + "The tide came in and went out again. " * 20}],
+        "temperature": 0,
+        "max_tokens": 12,
+    }
+    first, again = (client.chat.completions.create(**ask) for _ in range(2))
+    assert first.choices[0].message.content == again.choices[0].message.content
+    assert first.usage
+    assert again.usage
+    assert again.usage.prompt_tokens_details
+    cached = again.usage.prompt_tokens_details.cached_tokens
+    assert cached
+    assert cached >= again.usage.prompt_tokens - 33
+
+
 async def test_a_crowd_gets_the_same_answers_as_one_alone(base_url: str):
     async with openai.AsyncOpenAI(base_url=f"{base_url}/v1", api_key="none") as client:
 

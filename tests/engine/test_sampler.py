@@ -47,7 +47,7 @@ def exact(logits: torch.Tensor, *, temperature: float = 1.0, top_p: float = 1.0,
     return kept / kept.sum()
 
 
-@pytest.mark.parametrize("vocabulary", [12, 300])
+@pytest.mark.parametrize("vocabulary", [12, 300, 512])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -100,9 +100,15 @@ def test_greedy_takes_the_most_likely_token():
 
 
 def test_a_nucleus_wider_than_the_candidates_takes_the_exact_path():
-    flat = torch.zeros(1, sampler.NUM_CANDIDATES * 4)
-    drawn = {Sampler().sample(flat, [sequence(top_p=0.99, seed=seed)])[0] for seed in range(400)}
-    assert len(drawn) > sampler.NUM_CANDIDATES
+    narrow, wide = sampler.NUM_CANDIDATES
+    flat = torch.zeros(1, wide * 4)
+    drawn = set(Sampler().sample(flat.expand(2000, -1), [sequence(top_p=0.99, seed=seed) for seed in range(2000)]))
+    assert len(drawn) > wide
+    some = torch.zeros(1, wide * 4)
+    some[0, : narrow * 4] = 20.0
+    drawn = set(Sampler().sample(some.expand(400, -1), [sequence(top_p=0.99, seed=seed) for seed in range(400)]))
+    assert len(drawn) > narrow
+    assert max(drawn) < narrow * 4
 
 
 def test_noise_is_uniform_and_differs_by_seed_position_and_choice():
