@@ -95,7 +95,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     engine = Engine(ModelRunner(model, cache), Sampler(), scheduler, limits, max_queue_size=config.max_queue_size)
     description = _describe(config, model, device, dtype, max_model_len)
     log.info("%s; KV cache of %d tokens", description, num_blocks * BLOCK_SIZE)
-    return LoadedModel(engine, SkippingDecoder(tokenizer), ChatPrompt(tokenizer), description)
+    return LoadedModel(engine, SkippingDecoder(tokenizer), ChatPrompt(tokenizer, max_model_len), description)
 
 
 def choose_device(name: str) -> torch.device:
