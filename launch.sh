@@ -186,6 +186,9 @@ prepare_models() {
         step "$python" "$root/setup/default_model.py" "$default_model" || exit 1
         export TAKEOFF_MODEL_NAME=$default_model
     fi
+    # Somebody may have named a folder as run folder in which their own models lie.
+    [[ ! -e $run_dir/models || -e $run_dir/groups ]] || fail "$run_dir/models exists and is not Slipstream's:" \
+        "set TAKEOFF_RUN_DIR to another folder"
     rm -rf "$run_dir/models"
     step "$python" "$root/model_repository/render.py" "$run_dir/models" >"$run_dir/groups" || exit 1
     mapfile -t groups <"$run_dir/groups"

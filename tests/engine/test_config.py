@@ -14,6 +14,7 @@ from llm.errors import ConfigError
         ({"max_sequence_length": "1"}, r"TAKEOFF_MAX_SEQUENCE_LENGTH='1' .* 2 or more"),
         ({"page_cache_size": "much"}, r"TAKEOFF_PAGE_CACHE_SIZE='much' .* 4GiB"),
         ({"page_cache_size": "0%"}, r"TAKEOFF_PAGE_CACHE_SIZE='0%' "),
+        ({"page_cache_size": "9" * 400}, r"TAKEOFF_PAGE_CACHE_SIZE='9+' .* 4GiB"),
         ({"page_cache_size": "101%"}, r"TAKEOFF_PAGE_CACHE_SIZE='101%' "),
         ({"model_name": ""}, r"TAKEOFF_MODEL_NAME is not set"),
     ],

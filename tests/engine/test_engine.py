@@ -5,7 +5,7 @@ from collections.abc import Sequence as Rows
 from typing import Any
 
 import pytest
-from llm.errors import ContextLengthError, OverloadedError, UnavailableError
+from llm.errors import ContextLengthError, InvalidRequestError, OverloadedError, UnavailableError
 from llm.scheduler import Chunk
 
 from tests.engine.fakes import counting_engine, running, submit
@@ -281,3 +281,11 @@ def test_a_dying_engine_fails_the_open_requests_and_refuses_new_ones():
         assert isinstance(sink.error, UnavailableError)
         with pytest.raises(UnavailableError, match="has died"):
             submit(engine, [1])
+
+
+def test_more_choices_than_may_ever_wait_are_the_requests_own_fault():
+    """It was told to try again later, which could never succeed."""
+    engine, _ = counting_engine(max_queue_size=4)
+    with pytest.raises(InvalidRequestError, match="at most 4") as refusal:
+        submit(engine, [1], n=5)
+    assert refusal.value.param == "n"

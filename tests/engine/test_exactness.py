@@ -8,10 +8,10 @@ import torch
 from llm.config import EngineConfig
 from llm.errors import ModelLoadError
 from llm.model_loader import LoadedModel, load_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from tests.engine.fakes import RecordingSink, submit
-from tests.engine.tiny_models import FAMILIES, build_model, save_model
+from tests.engine.tiny_models import FAMILIES, build_model, byte_tokenizer, save_model
 
 NUM_NEW = 24
 
@@ -135,6 +135,33 @@ def test_a_model_that_keeps_its_state_elsewhere_is_refused_by_name(family: str, 
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ModelLoadError, match=r"(?i)bloom|mamba2|gpt_?neo"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "auto_class", "words"),
+    [
+        ("bert", AutoModel, "no weights for"),
+        ("bert", AutoModelForMaskedLM, "is an encoder"),
+        ("t5", AutoModelForSeq2SeqLM, "t5 is no decoder model"),
+    ],
+)
+def test_a_model_that_cannot_continue_a_text_is_refused(family: str, auto_class: Any, words: str, tmp_path: Path):
+    """transformers makes up weights for a BERT's missing head, with a warning: it was served and wrote nonsense."""
+    sizes: dict[str, Any] = {
+        "bert": {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "vocab_size": 300,
+        },
+        "t5": {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4, "vocab_size": 300},
+    }[family]
+    auto_class.from_config(AutoConfig.for_model(family, **sizes)).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelLoadError, match=words) as refusal:
+        load(tmp_path)
+    assert len(str(refusal.value)) < 400
 
 
 def test_a_folder_that_is_not_there_or_not_whole_is_a_sentence(tmp_path: Path):

@@ -119,3 +119,19 @@ def test_noise_is_uniform_and_differs_by_seed_position_and_choice():
     assert uniform(5, 9) == uniform(5, 9)
     assert uniform(-1, 0) == uniform(2**64 - 1, 0)
     assert len({choice_seed(5, index) for index in range(8)}) == 8
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.5}, {"top_k": 3}])
+@pytest.mark.parametrize("temperature", [1e-9, 1e-40, 5e-324])
+def test_a_temperature_near_zero_is_greedy_and_harms_nobody_in_the_pass(temperature: float, settings: dict[str, float]):
+    """Dividing by 1e-40 gave infinities and NaN, and the whole pass failed: one client ended everybody's answer."""
+    logits = torch.linspace(-40, 40, 300).repeat(2, 1)
+    cold, other = sequence(temperature=temperature, **settings), sequence(seed=2)  # type: ignore[arg-type]
+    alone = Sampler().sample(logits[1:], [other])
+    assert Sampler().sample(logits, [cold, other]) == [299, *alone]
+
+
+def test_a_top_k_beyond_every_number_keeps_all_tokens():
+    """It overflowed a float, and the whole pass failed."""
+    logits = torch.linspace(-2, 2, 300)[None]
+    assert Sampler().sample(logits, [sequence(top_k=10**400)]) == Sampler().sample(logits, [sequence(top_k=300)])

@@ -98,3 +98,13 @@ def test_a_bad_group_in_a_file_is_named_with_its_reader(tmp_path: Path) -> None:
     path.write_text("takeoff: {readers_config: {reader7: {model_name: gpt2, max_batch: 4}}}")
     reason = refusal(tmp_path, TAKEOFF_CONFIG_FILE=str(path))
     assert "reader reader7: 'max_batch' is no setting: the nearest one is 'max_batch_size'" in reason
+
+
+def test_models_of_somebody_else_in_the_run_folder_are_not_deleted(tmp_path: Path) -> None:
+    """The rendered repository lies in the run folder as `models`, and the one of before is removed: so were theirs."""
+    theirs = tmp_path / "models" / "llama" / "weights"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("precious")
+    reason = refusal(tmp_path, TAKEOFF_MODEL_NAME=str(tmp_path))
+    assert f"{tmp_path}/models exists and is not Slipstream's" in reason
+    assert theirs.read_text() == "precious"

@@ -48,12 +48,13 @@ def request(*, parameters: dict[str, Any] | None = None, **inputs: str | bytes |
 
 
 class RecordingWriter:
-    """Remembers the responses; can be told to be slow, to break, or that its client has left."""
+    """Remembers the responses; can be told to be slow, to break, that its client left, or that this cannot be asked."""
 
     def __init__(self) -> None:
         self.responses: list[list[Event]] = []
         self.is_finished = False
         self.client_left = False
+        self.cannot_be_asked = False
         self.breaks = False
         self.blocked = False
         self._changed = Condition()
@@ -70,6 +71,9 @@ class RecordingWriter:
             self._changed.notify_all()
 
     def is_cancelled(self) -> bool:
+        if self.cannot_be_asked:
+            self.cannot_be_asked = False
+            raise RuntimeError("the stub has lost its parent")
         return self.client_left
 
     def wait(self, condition: Any, timeout: float = 10) -> bool:

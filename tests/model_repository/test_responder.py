@@ -7,6 +7,7 @@ from threading import Thread
 import pytest
 from event import Event
 from llm.engine import Engine
+from llm.errors import InvalidRequestError
 from llm.request import GenerationRequest, SamplingParams
 from responder import Responder
 
@@ -164,3 +165,19 @@ def test_a_reply_needs_no_engine(responder: Responder):
     writer = RecordingWriter()
     responder.reply(Event("", {"model": {}}), writer)
     assert writer.wait_finished() == [Event("", {"model": {}})]
+
+
+def test_choices_without_number_are_refused_before_anything_is_made_for_them(responder: Responder):
+    """A stream of text was made for each choice first: n = 1e9 took all memory on Triton's thread."""
+    with pytest.raises(InvalidRequestError):
+        ask(responder, "A", is_stream=True, n=10**9)
+
+
+def test_a_client_that_cannot_be_asked_after_ends_its_request_and_no_other(engine: Engine, responder: Responder):
+    """The responder thread died of it, and every other client waited for ever."""
+    odd, normal = ask(responder, "A", is_stream=True), ask(responder, "B", is_stream=False)
+    odd.cannot_be_asked = True
+    wait_until(lambda: not odd.cannot_be_asked)
+    start(engine)
+    assert odd.wait_finished() == []
+    assert normal.wait_finished()[-1].body["finish_reason"] == "length"

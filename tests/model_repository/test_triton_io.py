@@ -10,7 +10,7 @@ from llm.errors import InvalidRequestError
 from llm.request import SamplingParams
 from triton_io import ResponseWriter, read_request, read_sampling
 
-from tests.model_repository.fakes import request
+from tests.model_repository.fakes import FakeRequest, request
 
 
 def test_a_chat_request_is_read():
@@ -53,6 +53,18 @@ def test_malformed_inputs_are_refused_by_name(inputs: dict[str, Any], param: str
     assert refusal.value.param == param
 
 
+def test_parameters_of_the_request_that_are_not_utf8_are_refused_by_name():
+    """Triton hands them on, and its own reader of them raises: that was an internal error with a traceback."""
+    with pytest.raises(InvalidRequestError) as refusal:
+        read_request(UnreadableRequest(request(text_input="x").inputs))
+    assert refusal.value.param == "parameters"
+
+
+class UnreadableRequest(FakeRequest):
+    def parameters(self) -> str:
+        return b'{"stop":"\xff"}'.decode()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -71,6 +83,7 @@ def test_malformed_inputs_are_refused_by_name(inputs: dict[str, Any], param: str
         ("stop", [1]),
         ("stop", ""),
         ("stop", ["a", ""]),
+        ("stop", ["a"] * 65),
         ("seed", "x"),
         ("n", 0),
     ],

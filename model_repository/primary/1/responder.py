@@ -50,6 +50,7 @@ class Responder:
         Raises:
             GenerationError: the engine refuses it; nothing has been sent.
         """
+        self._engine.check(request)  # before anything is made for each of its choices
         channel = Channel(writer, is_stream=is_stream, notify=self._ready.put)
         submission = Submission(request, channel)
         channel.submission = submission
@@ -122,6 +123,13 @@ class Responder:
 
     def _cancel_abandoned(self) -> None:
         for channel in list(self._polled):
-            if channel.writer.is_cancelled():
+            if self._has_left(channel):
                 self._polled.discard(channel)
                 self._engine.cancel(channel.submission)
+
+    def _has_left(self, channel: Channel) -> bool:
+        try:
+            return channel.writer.is_cancelled()
+        except Exception:
+            log.exception("a client cannot be asked after; its request ends here")
+            return True

@@ -35,13 +35,13 @@ def read_request(request: Any) -> ModelInput:
     if task == "describe":
         return ModelInput("describe", None, None, False, SamplingParams())
     if task != "generate":
-        raise InvalidRequestError(f"task must be generate or describe, not {task!r}.", param="task")
+        raise InvalidRequestError(f"task must be generate or describe, not {task!r:.100}.", param="task")
     text, messages = _read_string(request, "text_input"), _read_json(request, "messages")
     if text is None and messages is None:
         raise InvalidRequestError("One of text_input and messages is needed.", param="messages")
     parameters = _read_json(request, "sampling_parameters")
     if parameters is None:
-        parameters = json.loads(request.parameters() or "{}")
+        parameters = _read_own_parameters(request)
     return ModelInput(
         "generate",
         text,
@@ -137,6 +137,13 @@ def _read_json(request: Any, name: str) -> Any:
         return None if value is None else json.loads(value)
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"{name} is not JSON: {error}", param=name) from error
+
+
+def _read_own_parameters(request: Any) -> Any:
+    try:
+        return json.loads(request.parameters() or "{}")
+    except (ValueError, RecursionError) as error:  # Triton hands strings on that are not UTF-8
+        raise InvalidRequestError(f"parameters cannot be read: {error}", param="parameters") from error
 
 
 def _check_messages(messages: Any) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from llm.errors import InvalidRequestError
+from llm.errors import ContextLengthError, InvalidRequestError
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +27,16 @@ class ChatPrompt:
 
     Args:
         tokenizer: a transformers tokenizer; without a chat template it gets `PLAIN_TEMPLATE`, with a warning.
+        max_model_len: tokens that a prompt must stay below. Texts that cannot, because not even a row of the longest
+            words of the vocabulary would do, are refused unread: rendering and tokenising many megabytes takes
+            seconds, during which nobody else's request is taken in.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, max_model_len: int) -> None:
         self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        # Byte-level vocabularies write a byte as a character, so that this is never too short.
+        self._longest_token = max(map(len, tokenizer.get_vocab()))
         self._template: str | None = None
         if not tokenizer.chat_template:
             self._template = PLAIN_TEMPLATE
@@ -40,6 +46,7 @@ class ChatPrompt:
         """Tokens of a raw prompt, with the special tokens the model wants around it.
 
         Raises:
+            ContextLengthError: the text is longer than any that fits.
             InvalidRequestError: the text gives no tokens, or is not encodable.
         """
         return self._encode(text, param="text_input", add_special_tokens=True)
@@ -48,20 +55,30 @@ class ChatPrompt:
         """Tokens of a conversation, up to where the assistant's next turn begins.
 
         Raises:
+            ContextLengthError: there are more messages, or more text, than fit.
             InvalidRequestError: the template refuses the messages, or the text is not encodable.
         """
+        # A turn is at least a token.
+        self._check_length(len(messages))
         try:
             text = self._tokenizer.apply_chat_template(
                 messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
             )
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
+        except RecursionError as error:  # tool calls that are just less deep than JSON's reader can go
+            raise InvalidRequestError("The messages are nested too deeply.", param="messages") from error
+        except (TemplateError, TypeError, AttributeError, LookupError, ValueError, ArithmeticError) as error:
             raise InvalidRequestError(
                 f"The model's chat template does not accept these messages: {error}", param="messages"
             ) from error
         # The template has already written the special tokens.
         return self._encode(text, param="messages", add_special_tokens=False)
 
+    def _check_length(self, least_tokens: int) -> None:
+        if least_tokens >= self._max_model_len:
+            raise ContextLengthError(least_tokens, self._max_model_len, is_exact=False)
+
     def _encode(self, text: str, *, param: str, add_special_tokens: bool) -> tuple[int, ...]:
+        self._check_length(-(-len(text) // self._longest_token))
         try:
             text.encode()
         except UnicodeEncodeError as error:

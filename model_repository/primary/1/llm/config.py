@@ -13,7 +13,7 @@ from llm.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "TAKEOFF_"
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[KMGT]i?B|B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*(%|[KMGT]i?B|B)?", re.IGNORECASE)
 _DEVICES = ("auto", "cpu", "cuda")
 
 

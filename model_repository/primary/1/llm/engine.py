@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from threading import Condition
 from typing import Any, Protocol, TypeVar
 
-from llm.errors import ContextLengthError, EngineError, GenerationError, OverloadedError, UnavailableError
+from llm.errors import (
+    ContextLengthError,
+    EngineError,
+    GenerationError,
+    InvalidRequestError,
+    OverloadedError,
+    UnavailableError,
+)
 from llm.request import GenerationRequest, SamplingParams, Submission
 from llm.sampler import choice_seed
 from llm.scheduler import Chunk, Scheduler
@@ -106,7 +113,10 @@ class Engine:
 
         Raises:
             ContextLengthError: the prompt leaves no room for a token.
+            InvalidRequestError: it asks for more choices than may ever wait.
         """
+        if request.sampling.n > self._max_queue_size:
+            raise InvalidRequestError(f"n must be at most {self._max_queue_size}.", param="n")
         if len(request.prompt_token_ids) >= self.limits.max_model_len:
             raise ContextLengthError(len(request.prompt_token_ids), self.limits.max_model_len)
 
@@ -114,7 +124,7 @@ class Engine:
         """Take a request in; from here on its sink will be told how it ends.
 
         Raises:
-            ContextLengthError: the prompt leaves no room for a token.
+            InvalidRequestError: it could never be served; see `check`.
             OverloadedError: too many requests wait already.
             UnavailableError: the engine is stopping, or has died.
         """

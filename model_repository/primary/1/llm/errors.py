@@ -41,12 +41,17 @@ class InvalidRequestError(GenerationError):
 
 
 class ContextLengthError(InvalidRequestError):
-    """The prompt leaves no room for a single new token."""
+    """The prompt leaves no room for a single new token.
 
-    def __init__(self, prompt_tokens: int, max_model_len: int) -> None:
+    Args:
+        is_exact: whether `prompt_tokens` has been counted, or is the least that the prompt can have.
+    """
+
+    def __init__(self, prompt_tokens: int, max_model_len: int, *, is_exact: bool = True) -> None:
+        at_least = "" if is_exact else "at least "
         super().__init__(
             f"This model's maximum context length is {max_model_len} tokens, but the prompt has "
-            f"{prompt_tokens} tokens, which leaves no room for an answer. Shorten the messages.",
+            f"{at_least}{prompt_tokens} tokens, which leaves no room for an answer. Shorten the messages.",
             code="context_length_exceeded",
             param="messages",
         )

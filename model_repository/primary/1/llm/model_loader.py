@@ -95,7 +95,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     engine = Engine(ModelRunner(model, cache), Sampler(), scheduler, limits, max_queue_size=config.max_queue_size)
     description = _describe(config, model, device, dtype, max_model_len)
     log.info("%s; KV cache of %d tokens", description, num_blocks * BLOCK_SIZE)
-    return LoadedModel(engine, SkippingDecoder(tokenizer), ChatPrompt(tokenizer), description)
+    return LoadedModel(engine, SkippingDecoder(tokenizer), ChatPrompt(tokenizer, max_model_len), description)
 
 
 def choose_device(name: str) -> torch.device:
@@ -119,13 +119,34 @@ def _fetch(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, An
     try:
         architecture = AutoConfig.from_pretrained(path).model_type
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=IMPLEMENTATION)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation=IMPLEMENTATION, output_loading_info=True
+        )
     except Exception as error:
         reason = " ".join(str(error).split())
         if IMPLEMENTATION in reason:  # transformers looks the name up in a table that old models bring themselves
             reason = f"{architecture} is not supported: it does not use transformers' attention interface"
+        elif "Unrecognized configuration class" in reason:  # followed by the two hundred that it knows
+            reason = f"{architecture} is no decoder model, which continues a text by itself"
         raise ModelLoadError(f"the model {name} cannot be loaded: {reason}") from error
+    model, loading = loaded
+    _require_decoder(name, model, loading)
     return model.to(device).eval(), tokenizer, model.generation_config
+
+
+def _require_decoder(name: str, model: Any, loading: dict[str, Any]) -> None:
+    """Refuse what transformers loads, with no more than a warning, although it cannot write a sensible word."""
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelLoadError(
+            f"the model {name} cannot be served: it has no weights for {missing[0]} and {len(missing) - 1} others of "
+            f"{type(model).__name__}: is it a model of another kind, such as an embedding model?"
+        )
+    is_causal = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
+    if is_causal and not any(is_causal):
+        raise ModelLoadError(
+            f"the model {name} cannot be served: it is an encoder, whose tokens see those that follow them, and so "
+            "cannot continue a text; use a decoder model"
+        )
 
 
 def _num_blocks(config: EngineConfig, layers: dict[int, LayerShape], dtype: torch.dtype, device: torch.device) -> int:

@@ -8,6 +8,10 @@ from llm.errors import GenerationError, InvalidRequestError
 FinishReason = Literal["stop", "length"]
 
 
+# Every token's text is searched for each of them on the thread that serves all requests.
+MAX_STOP_STRINGS = 64
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How the answer is drawn from the model's distribution.
@@ -35,6 +39,7 @@ class SamplingParams:
         _require(self.top_p is None or 0 < self.top_p <= 1, "top_p", "over 0 and at most 1")
         _require(self.top_k is None or self.top_k >= 0, "top_k", "0 or more, where 0 keeps every token")
         _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "1 or more")
+        _require(len(self.stop) <= MAX_STOP_STRINGS, "stop", f"at most {MAX_STOP_STRINGS} strings")
         _require(all(self.stop), "stop", "without empty strings")
         _require(self.n >= 1, "n", "1 or more")
 

@@ -19,6 +19,10 @@ NUM_CANDIDATES = (64, 1024)
 SEGMENT = 256
 _BELOW_ONE = 1 - 2**-52
 
+# Lower ones draw the same token, because the logits' own float32 is coarser; but dividing by one near 0 gives infinity
+# and NaN, which would fail everybody in the pass.
+MIN_TEMPERATURE = 1e-6
+
 
 def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) with 52 random bits, the same for the same arguments on every machine."""
@@ -52,7 +56,7 @@ class Sampler:
         for rows, draw in ((plain, _draw), (filtered, _draw_filtered)):
             if rows:
                 chosen = [sequences[i] for i in rows]
-                temperatures = _column(logits, [s.temperature for s in chosen])
+                temperatures = _column(logits, [max(s.temperature, MIN_TEMPERATURE) for s in chosen])
                 points = _column(logits, [uniform(s.seed, len(s.token_ids)) for s in chosen], torch.float64)
                 mine = logits if len(rows) == len(sequences) else logits[rows]
                 for row, token in zip(rows, draw(mine / temperatures, chosen, points), strict=True):
@@ -105,7 +109,7 @@ def _draw_from_top(
 ) -> tuple[list[int], list[bool]]:
     """Draw from the `width` best tokens; says for which rows no token outside of them could have been drawn."""
     vocabulary = scores.shape[-1]
-    top_k = _column(scores, [float(s.top_k or vocabulary) for s in sequences])
+    top_k = _column(scores, [float(min(s.top_k or vocabulary, vocabulary)) for s in sequences])
     top_p = _column(scores, [s.top_p for s in sequences])
     best, token_ids = scores.topk(width, dim=-1)
     ranks = torch.arange(width, device=scores.device)
