@@ -5,6 +5,7 @@ from collections.abc import Sequence as Rows
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Thread
+from weakref import WeakKeyDictionary
 
 from llm.block_pool import BlockPool
 from llm.engine import Engine, ModelLimits
@@ -29,7 +30,8 @@ class RecordingRunner:
 
     pool: BlockPool
     passes: list[list[Chunk]] = field(default_factory=list)
-    contents: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    contents: dict[tuple[int, int], int] = field(default_factory=dict)
+    prefixes: WeakKeyDictionary[Sequence, list[int]] = field(default_factory=WeakKeyDictionary)
 
     def forward(self, chunks: Rows[Chunk]) -> list[Sequence]:
         written: set[int] = set()
@@ -41,13 +43,20 @@ class RecordingRunner:
             mine = set(table[chunk.start // size : -(-chunk.end // size)])
             assert written.isdisjoint(mine)
             written |= mine
+            prefixes = self._prefixes(chunk.sequence)
             for position in range(chunk.start, chunk.end):
-                self.contents[table[position // size], position % size] = chunk.sequence.token_ids[: position + 1]
-            for position in range(chunk.end):
-                stored = self.contents[table[position // size], position % size]
-                assert stored == chunk.sequence.token_ids[: position + 1]
+                self.contents[table[position // size], position % size] = prefixes[position]
+            for position in (*range(size - 1, chunk.end, size), chunk.end - 1):
+                assert self.contents[table[position // size], position % size] == prefixes[position]
         self.passes.append(list(chunks))
         return [chunk.sequence for chunk in chunks if chunk.is_last]
+
+    def _prefixes(self, sequence: Sequence) -> list[int]:
+        """For each position a number that stands for all tokens up to it."""
+        prefixes = self.prefixes.setdefault(sequence, [])
+        for token_id in sequence.token_ids[len(prefixes) :]:
+            prefixes.append(hash((prefixes[-1] if prefixes else 0, token_id)))
+        return prefixes
 
 
 class CountingSampler:

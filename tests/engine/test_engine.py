@@ -90,6 +90,30 @@ def test_a_long_prompt_is_computed_in_chunks_and_does_not_hold_up_running_stream
     assert max(sum(chunk.num_tokens for chunk in chunks) for chunks in runner.passes) == 8
 
 
+def test_a_short_question_does_not_wait_for_long_prompts_that_came_before():
+    """The oldest prompt took the whole budget of every pass: a greeting waited over a minute behind 7,000 tokens."""
+    engine, runner = counting_engine(max_batch_tokens=32, max_model_len=2000, num_blocks=4000)
+    long = [submit(engine, [base] * 1000, max_tokens=1)[1] for base in range(100, 105)]
+    engine.step()
+    _, short = submit(engine, [1] * 5, max_tokens=1)
+    engine.step()
+    assert short.ended.is_set()
+    run_to_end(engine, long)
+    assert max(sum(chunk.num_tokens for chunk in chunks) for chunks in runner.passes) == 32
+
+
+def test_many_short_questions_do_not_hold_up_a_long_prompt():
+    engine, _ = counting_engine(
+        max_batch_tokens=32, max_model_len=2000, num_blocks=4000, max_batch_size=16, max_queue_size=1000
+    )
+    _, long = submit(engine, [100] * 320, max_tokens=1)
+    for number in range(25):  # 20 halves of a pass, and some for tokens that the short ones' ends took first
+        for each in range(8):
+            submit(engine, [200 + number, each] * 4, max_tokens=1)
+        engine.step()
+    assert long.ended.is_set()
+
+
 def test_a_cancelled_request_gives_its_blocks_back_at_the_next_step():
     engine, _ = counting_engine()
     submission, sink = submit(engine, [1] * 20)
@@ -151,6 +175,16 @@ def test_the_queue_is_bounded():
     with pytest.raises(OverloadedError, match="2 requests are waiting") as refusal:
         submit(engine, [1])
     assert refusal.value.code == "server_overloaded"
+
+
+def test_the_queue_counts_choices_and_not_cancellations():
+    """A request counted once however many choices it had, and each cancellation counted as one more."""
+    engine, _ = counting_engine(max_queue_size=4)
+    submission, _ = submit(engine, [1], n=3)
+    with pytest.raises(OverloadedError, match="3 requests"):
+        submit(engine, [1], n=2)
+    engine.cancel(submission)
+    submit(engine, [1])
 
 
 def test_when_blocks_run_out_the_latecomer_is_computed_again_and_nobody_is_lost():

@@ -5,8 +5,8 @@ import os
 ENGINE_VERSION = "0.1.0"
 
 # How long torch's OpenMP workers spin at a barrier before they sleep; libgomp reads it when torch is imported, which
-# every module of this package does later than this. Its own default spins thirty times longer. That is up to 12 % faster
-# on idle cores, but as soon as something else wants a core, each barrier waits for a worker that the system has put
-# to sleep while another burns its time spinning: two engines at once on two cores had not finished in 100 s what takes
-# one of them 15 s, and with this take 6 times as long per pass as one alone. docs/decisions/0005-openmp.md.
+# every module of this package does later than this. Its own default spins thirty times longer. That is up to 12 %
+# faster on idle cores, but as soon as something else wants a core, each barrier waits for a worker that the system has
+# put to sleep while another burns its time spinning: two engines at once on two cores had not finished in 100 s what
+# takes one of them 15 s; with this, a pass takes them 5 times as long as one alone. See docs/decisions/0005-openmp.md.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

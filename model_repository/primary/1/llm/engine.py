@@ -5,7 +5,6 @@
 
 import logging
 import secrets
-from collections import deque
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from threading import Condition
@@ -98,7 +97,7 @@ class Engine:
         self._sampler = sampler
         self._max_queue_size = max_queue_size
         self._open: dict[Submission, set[int]] = {}  # choices that have not ended
-        self._inbox: deque[Submission | _Cancel | _FinishChoice] = deque()
+        self._inbox: list[Submission | _Cancel | _FinishChoice] = []
         self._wake = Condition()
         self._stopping: UnavailableError | None = None
 
@@ -132,7 +131,8 @@ class Engine:
         with self._wake:
             if self._stopping is not None:
                 raise self._stopping
-            waiting = len(self.scheduler.waiting) + len(self._inbox)
+            arrived = sum(item.request.sampling.n for item in self._inbox if isinstance(item, Submission))
+            waiting = len(self.scheduler.waiting) + arrived
             if waiting + submission.request.sampling.n > self._max_queue_size:
                 raise OverloadedError(
                     f"{waiting} requests are waiting for this model already; try again later.",
@@ -191,8 +191,10 @@ class Engine:
             self._wake.notify()
 
     def _take_inbox(self) -> None:
-        while self._inbox:
-            match self._inbox.popleft():
+        with self._wake:
+            inbox, self._inbox = self._inbox, []
+        for item in inbox:
+            match item:
                 case Submission() as submission:
                     self._admit(submission)
                 case _Cancel(submission) if submission in self._open:

@@ -65,9 +65,12 @@ class Scheduler:
         self._admit()
         chunks: dict[Sequence, Chunk] = {}
         budget = self._max_batch_tokens
-        # Sequences that only need their next token go first: a long prompt must not hold up running streams.
-        for sequence in sorted(self.running, key=lambda running: running.num_uncomputed > 1):
+        order = self._order()
+        for place, sequence in enumerate(order, start=1):
             num_tokens = min(sequence.num_uncomputed, budget)
+            if num_tokens > 1 and place < len(order):
+                # Half at the most, as long as others come after: prompts of any length make progress in every pass.
+                num_tokens = min(num_tokens, max(1, budget // 2))
             if num_tokens == 0 or sequence not in self.running:
                 continue
             end = sequence.num_computed + num_tokens
@@ -79,6 +82,15 @@ class Scheduler:
                 chunks[sequence] = Chunk(sequence, sequence.num_computed, num_tokens)
                 budget -= num_tokens
         return list(chunks.values())
+
+    def _order(self) -> list[Sequence]:
+        """Who chooses first from the pass's tokens: running streams, the oldest prompt, then short before long.
+
+        So a long prompt holds up neither the streams nor a short question, and many short ones do not hold it up.
+        """
+        decoding = [sequence for sequence in self.running if sequence.num_uncomputed == 1]
+        prefilling = [sequence for sequence in self.running if sequence.num_uncomputed > 1]
+        return decoding + prefilling[:1] + sorted(prefilling[1:], key=lambda sequence: sequence.num_uncomputed)
 
     def complete(self, chunks: Iterable[Chunk]) -> None:
         """Take note that a pass has computed `chunks`: what they filled can be reused from now on."""
