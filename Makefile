@@ -17,10 +17,4 @@ test: install
 
 # The service must not run meanwhile: it would share the cores with the benchmark's own.
 bench: install
-	@for script in benchmarks/*.sh benchmarks/bench_*.py; do \
-		case $$script in \
-			*\**) ;; \
-			*.sh) bash "$$script" || exit 1 ;; \
-			*.py) .venv/bin/python "$$script" || exit 1 ;; \
-		esac; \
-	done
+	.venv/bin/python benchmarks/bench_serving.py $(ARGS)

@@ -76,7 +76,8 @@ def measure(streams: list[int], repeats: int) -> list[dict[str, Any]]:
         engine = EngineAlone(str(default_model()))
         rounds = [(repeat, count) for repeat in range(repeats + 1) for count in streams]
         for repeat, count in tqdm(rounds, desc="rounds", unit="round"):
-            bodies = [workload.request(number) for number in range(count)]
+            # New prompts each time: neither way shall answer from the prefix cache.
+            bodies = [workload.request(1000 * repeat + number) for number in range(count)]
             for way, result in (("engine", engine.run(bodies)), ("port 3003", run_http(service.url, bodies))):
                 if repeat:  # the first round warms up
                     rows.append({"streams": count, "way": way, "repeat": repeat, **result})

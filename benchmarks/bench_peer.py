@@ -1,0 +1,88 @@
+"""Tokens per second of this service beside another OpenAI-compatible server that runs already, asked in turn.
+
+Usage: .venv/bin/python benchmarks/bench_peer.py --name vllm-cpu --url http://127.0.0.1:8101 [--repeats 2]
+
+The peer must serve the same weights under the model name `primary`. Writes benchmarks/results/peer-NAME.json.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tqdm import tqdm
+
+from benchmarks import machine, workload
+from benchmarks.bench_serving import RESULTS, run_http
+from benchmarks.service import Service
+
+
+def measure(name: str, url: str, streams: list[int], repeats: int) -> list[dict[str, Any]]:
+    """Ask both in turn, each number of streams `repeats` times after one round to warm up."""
+    rows = []
+    with tempfile.TemporaryDirectory() as run_dir, Service(Path(run_dir)) as service:
+        rounds = [(repeat, count) for repeat in range(repeats + 1) for count in streams]
+        for repeat, count in tqdm(rounds, desc="rounds", unit="round"):
+            # New prompts each time: neither side shall answer from its prefix cache.
+            # And no seeds: vLLM's CPU build 0.32 dies of one ("CPU Generator does not use offset").
+            bodies = [{**workload.request(1000 * repeat + number), "seed": None} for number in range(count)]
+            for who, where in (("slipstream", service.url), (name, url)):
+                result = run_http(where, bodies)
+                if repeat:  # the first round warms up
+                    rows.append({"streams": count, "who": who, "repeat": repeat, **result})
+    return rows
+
+
+def summarise(rows: list[dict[str, Any]], name: str) -> list[dict[str, float]]:
+    """Medians over the repeats, the ratio of each repeat, and the smallest and largest of these."""
+    table = []
+    for count in sorted({row["streams"] for row in rows}):
+        speeds = {
+            who: {
+                row["repeat"]: row["num_tokens"] / row["seconds"]
+                for row in rows
+                if (row["who"], row["streams"]) == (who, count)
+            }
+            for who in ("slipstream", name)
+        }
+        ratios = [speeds["slipstream"][repeat] / speeds[name][repeat] for repeat in speeds[name]]
+        first = {
+            who: median(row["first_token"] for row in rows if (row["who"], row["streams"]) == (who, count))
+            for who in speeds
+        }
+        table.append(
+            {
+                "streams": count,
+                **{f"{who} tokens/s": round(median(of.values()), 1) for who, of in speeds.items()},
+                **{f"{who} first token ms": round(1000 * of) for who, of in first.items()},
+                "ratio": round(median(ratios), 2),
+                "smallest ratio": round(min(ratios), 2),
+                "largest ratio": round(max(ratios), 2),
+            }
+        )
+    return table
+
+
+def main() -> None:
+    """Measure, print, and keep the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32, 64])
+    arguments = parser.parse_args()
+    rows = measure(arguments.name, arguments.url, arguments.streams, arguments.repeats)
+    table = summarise(rows, arguments.name)
+    for line in table:
+        print(line)
+    kept = {"command": " ".join(sys.argv), "machine": machine.describe(), "summary": table, "rows": rows}
+    (RESULTS / f"peer-{arguments.name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
