@@ -1,18 +1,17 @@
 """Fixtures of the tests that start the service."""
 
-import os
 from pathlib import Path
 
 import pytest
 
+from benchmarks import service
 from tests.launch.launched import launched
 
 
 @pytest.fixture(scope="session")
 def default_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default model's folder, made by a launch if it is not there yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "slipstream"
-    folder = Path(os.environ.get("TAKEOFF_CACHE_DIR", cache)) / "models" / "SmolLM2-135M-Instruct"
+    folder = service.default_model()
     if not folder.exists():
         with launched(tmp_path_factory.mktemp("default-model")) as launch:
             launch.wait_until_it_says("Waiting for model primary", seconds=300)
