@@ -1,4 +1,4 @@
-"""The load that every benchmark puts on: prompts of about 40 tokens, 64 new tokens, temperature 1, a seed each."""
+"""The load that every benchmark puts on: prompts of 51 to 53 tokens, 64 new tokens, temperature 1, a seed each."""
 
 from typing import Any
 
