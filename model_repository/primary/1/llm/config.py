@@ -15,6 +15,7 @@ ENVIRONMENT_PREFIX = "TAKEOFF_"
 
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*(%|[KMGT]i?B|B)?", re.IGNORECASE)
 _DEVICES = ("auto", "cpu", "cuda")
+_QUANT_TYPES = ("none", "int8")
 
 
 def _setting(description: str, default: Any = MISSING) -> Any:
@@ -40,6 +41,8 @@ class EngineConfig:
         "`auto`: 25% on a CPU (at most 4 GiB), 85% on a GPU",
         "auto",
     )
+
+    quant_type: str = _setting("`int8` computes a CPU's linear layers with 8-bit weights; `none`: as they are", "none")
 
     @classmethod
     def setting_names(cls) -> tuple[str, ...]:
@@ -72,6 +75,8 @@ class EngineConfig:
         config = cls(**given)
         if config.device not in _DEVICES:
             raise _bad("device", config.device, f"use one of {', '.join(_DEVICES)}")
+        if config.quant_type not in _QUANT_TYPES:
+            raise _bad("quant_type", config.quant_type, f"use one of {', '.join(_QUANT_TYPES)}")
         if config.page_cache_size != "auto":
             _parse_size(config.page_cache_size)
         return config

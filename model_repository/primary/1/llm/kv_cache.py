@@ -17,13 +17,22 @@ class LayerShape:
     value_dim: int
 
     @property
-    def numbers_per_token(self) -> int:
-        """Elements that one token takes in this layer."""
+    def width(self) -> int:
+        """Numbers that one token takes in this layer: its keys, then its values."""
         return self.num_kv_heads * (self.key_dim + self.value_dim)
+
+    def split(self, key_value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values in `[..., width]`, as two views `[..., num_kv_heads, dim]`."""
+        keys = self.num_kv_heads * self.key_dim
+        leading = key_value.shape[:-1]
+        return (
+            key_value[..., :keys].view(*leading, self.num_kv_heads, self.key_dim),
+            key_value[..., keys:].view(*leading, self.num_kv_heads, self.value_dim),
+        )
 
 
 class KVCache:
-    """Per layer a key and a value tensor `[num_blocks, block_size, num_kv_heads, dim]`.
+    """Per layer a tensor `[num_blocks, block_size, width]`.
 
     Args:
         layers: the shape of each attention layer, by layer index.
@@ -35,28 +44,21 @@ class KVCache:
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = BLOCK_SIZE
-
-        def allocate(heads: int, dim: int) -> torch.Tensor:
-            return torch.zeros(num_blocks, BLOCK_SIZE, heads, dim, dtype=dtype, device=device)
-
-        self.keys = {i: allocate(shape.num_kv_heads, shape.key_dim) for i, shape in layers.items()}
-        self.values = {i: allocate(shape.num_kv_heads, shape.value_dim) for i, shape in layers.items()}
+        self.layers = {
+            number: torch.zeros(num_blocks, BLOCK_SIZE, shape.width, dtype=dtype, device=device)
+            for number, shape in layers.items()
+        }
 
     @staticmethod
     def block_bytes(layers: Mapping[int, LayerShape], dtype: torch.dtype) -> int:
         """Memory of one block over all layers."""
-        return BLOCK_SIZE * dtype.itemsize * sum(shape.numbers_per_token for shape in layers.values())
+        return BLOCK_SIZE * dtype.itemsize * sum(shape.width for shape in layers.values())
 
-    def write(self, layer: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Store `key` and `value` `[tokens, heads, dim]` at `slots` `[tokens]` (block number x block size + offset)."""
-        self.keys[layer].flatten(0, 1).index_copy_(0, slots, key)
-        self.values[layer].flatten(0, 1).index_copy_(0, slots, value)
+    def write(self, layer: int, slots: torch.Tensor, key_value: torch.Tensor) -> None:
+        """Store `key_value` `[tokens, width]` at `slots` `[tokens]` (block number x block size + offset)."""
+        self.layers[layer].flatten(0, 1).index_copy_(0, slots, key_value)
 
-    def read(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of `blocks` `[rows, blocks]` as two tensors `[rows, heads, blocks x block_size, dim]`."""
-
-        def gather(cache: torch.Tensor) -> torch.Tensor:
-            rows = cache.index_select(0, blocks.flatten())
-            return rows.view(blocks.shape[0], -1, *cache.shape[2:]).transpose(1, 2)
-
-        return gather(self.keys[layer]), gather(self.values[layer])
+    def read(self, layer: int, blocks: torch.Tensor) -> torch.Tensor:
+        """What lies in `blocks` `[rows, blocks]`: `[rows, blocks x block_size, width]`."""
+        cache = self.layers[layer]
+        return cache.index_select(0, blocks.flatten()).view(len(blocks), -1, cache.shape[-1])

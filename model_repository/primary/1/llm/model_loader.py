@@ -18,11 +18,14 @@ from llm.attention import IMPLEMENTATION
 from llm.block_pool import BlockPool
 from llm.chat_prompt import ChatPrompt
 from llm.config import EngineConfig
+from llm.decoder import build_decoder
 from llm.engine import Engine, ModelLimits
 from llm.errors import ModelLoadError
 from llm.kv_cache import BLOCK_SIZE, KVCache, LayerShape
+from llm.linear import choose_pack
 from llm.memory import free_memory
-from llm.model_runner import ModelRunner, probe_layers
+from llm.model_runner import ModelRunner
+from llm.probe import probe_layers
 from llm.request import SamplingParams
 from llm.sampler import Sampler
 from llm.scheduler import Scheduler
@@ -77,8 +80,12 @@ def load_model(config: EngineConfig) -> LoadedModel:
     """
     device = choose_device(config.device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    if config.quant_type == "int8" and device.type != "cpu":
+        raise ModelLoadError(f"TAKEOFF_QUANT_TYPE=int8 is for a CPU, and the device is {device.type}: use none")
     model, tokenizer, generation = _fetch(config.model_name, device, dtype)
-    layers = probe_layers(model)
+    rules = probe_layers(model)
+    layers = {number: rule.shape for number, rule in rules.items()}
+    decoder = build_decoder(model, rules, choose_pack(device, dtype, config.quant_type))
     num_blocks = _num_blocks(config, layers, dtype, device)
     max_model_len = _max_model_len(config, model, num_blocks * BLOCK_SIZE)
     cache = KVCache(layers, num_blocks, dtype=dtype, device=device)
@@ -92,7 +99,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
         end_token_ids=_end_token_ids(generation, tokenizer),
         defaults=_sampling_defaults(generation),
     )
-    engine = Engine(ModelRunner(model, cache), Sampler(), scheduler, limits, max_queue_size=config.max_queue_size)
+    engine = Engine(
+        ModelRunner(decoder, cache, device), Sampler(), scheduler, limits, max_queue_size=config.max_queue_size
+    )
     description = _describe(config, model, device, dtype, max_model_len)
     log.info("%s; KV cache of %d tokens", description, num_blocks * BLOCK_SIZE)
     return LoadedModel(engine, SkippingDecoder(tokenizer), ChatPrompt(tokenizer, max_model_len), description)

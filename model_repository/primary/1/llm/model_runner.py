@@ -1,28 +1,27 @@
-"""Runs the model over a batch of chunks. The only caller of the model's forward; engine thread."""
+"""Runs the model over a batch of chunks. The only caller of the decoder; engine thread."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from llm.attention import AttentionBatch, Extent, PagedBatch, Probe
-from llm.errors import ModelLoadError
-from llm.kv_cache import KVCache, LayerShape
+from llm.decoder import Decoder
+from llm.kv_cache import KVCache
+from llm.paged_batch import Extent, PagedBatch
 from llm.scheduler import Chunk
 
 
 class ModelRunner:
-    """A transformers model and its KV cache.
+    """A model's forward pass and its KV cache.
 
     Args:
-        model: loaded with `attn_implementation=llm.attention.IMPLEMENTATION`.
+        decoder: the forward pass.
         cache: the memory for keys and values.
     """
 
-    def __init__(self, model: Any, cache: KVCache) -> None:
-        self._model = model
+    def __init__(self, decoder: Decoder, cache: KVCache, device: torch.device) -> None:
+        self._decoder = decoder
         self._cache = cache
-        self._device: torch.device = model.device
+        self._device = device
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
@@ -41,46 +40,9 @@ class ModelRunner:
                 sampled.append(len(token_ids) - 1)
         extents = [Extent(chunk.start, chunk.num_tokens, chunk.sequence.block_table) for chunk in chunks]
         batch = PagedBatch(self._cache, extents, self._device)
-        return run_model(self._model, token_ids, positions, sampled, batch)
-
-
-def run_model(
-    model: Any, token_ids: list[int], positions: list[int], sampled: list[int], batch: AttentionBatch
-) -> torch.Tensor:
-    """The forward call: all sequences in one row of tokens, told apart by `batch` alone."""
-    device = model.device
-    output = model(
-        input_ids=torch.tensor([token_ids], device=device),
-        position_ids=torch.tensor([positions], device=device),
-        use_cache=False,
-        logits_to_keep=torch.tensor(sampled, dtype=torch.long, device=device),
-        batch=batch,
-    )
-    logits: torch.Tensor = output.logits[0]
-    return logits.float()
-
-
-@torch.inference_mode()
-def probe_layers(model: Any) -> dict[int, LayerShape]:
-    """Find each attention layer's key and value shape by running one token through the model.
-
-    Raises:
-        ModelLoadError: some layer keeps its state elsewhere, so that this engine cannot serve the model.
-    """
-    shapes: dict[int, LayerShape] = {}
-
-    def on_layer(layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        shapes[layer] = LayerShape(key.shape[0], key.shape[-1], value.shape[-1])
-
-    name = type(model).__name__
-    try:
-        run_model(model, [0], [0], [0], Probe(on_layer))
-    except Exception as error:
-        raise ModelLoadError(f"{name} cannot be run by this engine: {error}") from error
-    num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
-    if len(shapes) != num_layers:
-        raise ModelLoadError(
-            f"{name} is not supported: {len(shapes)} of its {num_layers} layers use transformers' attention "
-            f"interface, and the engine keeps no other state (recurrent, hybrid and pre-interface models)"
-        )
-    return shapes
+        return self._decoder(
+            torch.tensor(token_ids, device=self._device),
+            torch.tensor(positions, device=self._device),
+            torch.tensor(sampled, dtype=torch.long, device=self._device),
+            batch,
+        ).float()
