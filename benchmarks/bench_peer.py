@@ -1,20 +1,25 @@
 """Tokens per second of this service beside another OpenAI-compatible server that runs already, asked in turn.
 
-Usage: .venv/bin/python benchmarks/bench_peer.py --name vllm-cpu --url http://127.0.0.1:8101 [--repeats 2]
+Usage: .venv/bin/python benchmarks/bench_peer.py --name vllm-cpu --url http://127.0.0.1:8101 --pid PID [--repeats 2]
 
-The peer must serve the same weights under the model name `primary`. Writes benchmarks/results/peer-NAME.json.
+The peer must serve the same weights under the model name `primary`. PID is its process: whoever is not being asked is
+paused with its children, because even an idle server takes some of the cores. Writes
+benchmarks/results/peer-NAME.json.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import psutil
 from tqdm import tqdm
 
 from benchmarks import machine, workload
@@ -22,20 +27,35 @@ from benchmarks.bench_serving import RESULTS, run_http
 from benchmarks.service import Service
 
 
-def measure(name: str, url: str, streams: list[int], repeats: int) -> list[dict[str, Any]]:
+def measure(name: str, url: str, pid: int, streams: list[int], repeats: int) -> list[dict[str, Any]]:
     """Ask both in turn, each number of streams `repeats` times after one round to warm up."""
     rows = []
     with tempfile.TemporaryDirectory() as run_dir, Service(Path(run_dir)) as service:
+        pids = {"slipstream": service.pid, name: pid}
         rounds = [(repeat, count) for repeat in range(repeats + 1) for count in streams]
         for repeat, count in tqdm(rounds, desc="rounds", unit="round"):
             # New prompts each time: neither side shall answer from its prefix cache.
             # And no seeds: vLLM's CPU build 0.32 dies of one ("CPU Generator does not use offset").
             bodies = [{**workload.request(1000 * repeat + number), "seed": None} for number in range(count)]
             for who, where in (("slipstream", service.url), (name, url)):
-                result = run_http(where, bodies)
+                with _alone(pids, who):
+                    result = run_http(where, bodies)
                 if repeat:  # the first round warms up
                     rows.append({"streams": count, "who": who, "repeat": repeat, **result})
     return rows
+
+
+@contextmanager
+def _alone(pids: dict[str, int], who: str) -> Iterator[None]:
+    others = [psutil.Process(pid) for name, pid in pids.items() if name != who]
+    paused = [process for other in others for process in (other, *other.children(recursive=True))]
+    for process in paused:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in paused:
+            process.resume()
 
 
 def summarise(rows: list[dict[str, Any]], name: str) -> list[dict[str, float]]:
@@ -73,10 +93,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True)
     parser.add_argument("--url", required=True)
+    parser.add_argument("--pid", type=int, required=True)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32, 64])
     arguments = parser.parse_args()
-    rows = measure(arguments.name, arguments.url, arguments.streams, arguments.repeats)
+    rows = measure(arguments.name, arguments.url, arguments.pid, arguments.streams, arguments.repeats)
     table = summarise(rows, arguments.name)
     for line in table:
         print(line)

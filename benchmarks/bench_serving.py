@@ -28,10 +28,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 class EngineAlone:
-    """The engine process."""
+    """The engine process, with settings such as `quant_type=int8`."""
 
-    def __init__(self, model: str) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("engine_alone.py")), model]
+    def __init__(self, model: str, *settings: str) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("engine_alone.py")), model, *settings]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._read() == "ready"
 

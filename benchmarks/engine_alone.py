@@ -1,5 +1,6 @@
 """The engine without Triton and HTTP, as a process of its own that is told over standard input what to run.
 
+Usage: engine_alone.py MODEL [SETTING=VALUE ...], with the settings' names as in a config.yaml.
 Each line of input is a JSON list of chat completion bodies; each line of output says how it went.
 """
 
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "model_repository" 
 from llm.config import EngineConfig
 from llm.errors import GenerationError
 from llm.model_loader import LoadedModel, load_model
-from llm.request import FinishReason, GenerationRequest, SamplingParams, Submission
+from llm.request import FinishReason, GenerationRequest, SamplingParams, Submission, TokenLogprobs
 
 
 class TimingSink:
@@ -30,9 +31,15 @@ class TimingSink:
     def prompt_reused(self, num_tokens: int) -> None:
         """See `llm.request.Sink`."""
 
-    def tokens(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> None:
+    def tokens(
+        self,
+        index: int,
+        token_ids: list[int],
+        finish_reason: FinishReason | None,
+        logprobs: list[TokenLogprobs] | None = None,
+    ) -> None:
         """See `llm.request.Sink`."""
-        del index
+        del index, logprobs
         self.first = self.first or perf_counter()
         self.num_tokens += len(token_ids)
         if finish_reason:
@@ -64,9 +71,10 @@ def run(loaded: LoadedModel, bodies: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Load the model named on the command line, then serve standard input."""
+    """Load the model named on the command line with the settings behind it, then serve standard input."""
     with ThreadPoolExecutor(max_workers=1) as engine_thread:
-        config = EngineConfig.from_settings({"model_name": sys.argv[1]})
+        settings = dict(argument.split("=", 1) for argument in sys.argv[2:])
+        config = EngineConfig.from_settings({"model_name": sys.argv[1], **settings})
         loaded = engine_thread.submit(load_model, config).result()
         engine_thread.submit(loaded.engine.run)
         print("ready", flush=True)

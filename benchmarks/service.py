@@ -31,6 +31,7 @@ class Service:
         environ = {**os.environ, "TAKEOFF_RUN_DIR": str(self._run_dir), **self._environ}
         self._log = (self._run_dir / "output").open("w+")
         self._process = subprocess.Popen([ROOT / "launch.sh"], env=environ, stdout=self._log, stderr=self._log)
+        self.pid = self._process.pid
         while not self._is_ready():
             if self._process.poll() is not None:
                 raise RuntimeError((self._run_dir / "output").read_text())

@@ -23,11 +23,13 @@ from proxy.backend import FinishReason, GenerateRequest, ModelDescription, Model
 from proxy.errors import ApiError, InternalError, UnavailableError, from_kind
 from proxy.triton_errors import translate
 
-# The contract's tensors: inputs with their Triton datatype, all of shape [1]; outputs are STRING, shape [k].
+# The contract's tensors: inputs with their datatype, of shape [1] but for the ids; outputs are STRING, shape [k].
 INPUTS = {
     "task": "BYTES",
     "text_input": "BYTES",
     "messages": "BYTES",
+    "input_ids": "INT64",
+    "prompt_options": "BYTES",
     "stream": "BOOL",
     "sampling_parameters": "BYTES",
 }

@@ -10,11 +10,12 @@ from weakref import WeakKeyDictionary
 from llm.block_pool import BlockPool
 from llm.engine import Engine, ModelLimits
 from llm.errors import GenerationError
-from llm.request import FinishReason, GenerationRequest, SamplingParams, Submission
+from llm.request import FinishReason, GenerationRequest, SamplingParams, Submission, TokenLogprobs
+from llm.sampler import Draw
 from llm.scheduler import Chunk, Scheduler
 from llm.sequence import Sequence
 
-END = 0
+END = 100_000
 
 
 class ByteTokenizer:
@@ -62,9 +63,9 @@ class RecordingRunner:
 class CountingSampler:
     """The next token is the last one plus one; a sequence's text shows whether tokens were lost or doubled."""
 
-    def sample(self, logits: list[Sequence], sequences: Rows[Sequence]) -> list[int]:
+    def sample(self, logits: list[Sequence], sequences: Rows[Sequence]) -> list[Draw | None]:
         assert logits == list(sequences)
-        return [sequence.token_ids[-1] + 1 for sequence in sequences]
+        return [Draw(sequence.token_ids[-1] + 1) for sequence in sequences]
 
 
 @dataclass
@@ -79,12 +80,20 @@ class RecordingSink:
     ended: Event = field(default_factory=Event)
     num_ends: int = 0
     num_reused: int | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     def prompt_reused(self, num_tokens: int) -> None:
         assert self.num_reused is None
         self.num_reused = num_tokens
 
-    def tokens(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> None:
+    def tokens(
+        self,
+        index: int,
+        token_ids: list[int],
+        finish_reason: FinishReason | None,
+        logprobs: list[TokenLogprobs] | None = None,
+    ) -> None:
+        self.logprobs += logprobs or []
         assert not self.ended.is_set()
         assert index not in self.reasons
         self.token_ids.setdefault(index, []).extend(token_ids)
@@ -119,7 +128,9 @@ def counting_engine(
     pool = BlockPool(num_blocks, block_size)
     runner = RecordingRunner(pool)
     scheduler = Scheduler(pool, max_batch_size=max_batch_size, max_batch_tokens=max_batch_tokens)
-    limits = ModelLimits(max_model_len=max_model_len, end_token_ids=frozenset({END}), defaults=SamplingParams())
+    limits = ModelLimits(
+        max_model_len=max_model_len, vocabulary_size=10**6, end_token_ids=frozenset({END}), defaults=SamplingParams()
+    )
     return Engine(runner, CountingSampler(), scheduler, limits, max_queue_size=max_queue_size), runner
 
 

@@ -8,7 +8,7 @@ import pytest
 from llm.errors import ContextLengthError, InvalidRequestError, OverloadedError, UnavailableError
 from llm.scheduler import Chunk
 
-from tests.engine.fakes import counting_engine, running, submit
+from tests.engine.fakes import END, counting_engine, running, submit
 
 
 def run_to_end(engine: Any, sinks: list[Any], max_steps: int = 5000) -> None:
@@ -29,9 +29,9 @@ def test_an_answer_goes_on_from_its_prompt_up_to_max_tokens():
 
 def test_the_end_token_stops_an_answer():
     engine, _ = counting_engine()
-    _, sink = submit(engine, [-3], max_tokens=10)
+    _, sink = submit(engine, [END - 3], max_tokens=10)
     run_to_end(engine, [sink])
-    assert sink.token_ids == {0: [-2, -1, 0]}
+    assert sink.token_ids == {0: [END - 2, END - 1, END]}
     assert sink.reasons == {0: "stop"}
 
 
@@ -154,7 +154,7 @@ def test_a_choice_finished_by_the_caller_leaves_the_others_running():
 def test_finishing_a_choice_that_ended_by_itself_does_not_end_its_sibling():
     """The engine counted a choice twice when its stop string was found just as it reached its limit."""
     engine, _ = counting_engine()
-    submission, sink = submit(engine, [-2], max_tokens=3, n=2)
+    submission, sink = submit(engine, [END - 2], max_tokens=3, n=2)
     engine.step()
     engine.step()
     assert sink.reasons == {0: "stop", 1: "stop"}

@@ -14,8 +14,19 @@ from tests.engine.fakes import RecordingSink
 NUM_DRAWS = 10_000
 
 
+def drawn_from(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
+    draws = Sampler().sample(logits.clone(), sequences)
+    return [draw.token_id for draw in draws if draw is not None]
+
+
 def sequence(
-    *, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, seed: int = 1, position: int = 3
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    seed: int = 1,
+    position: int = 3,
 ) -> Sequence:
     submission = Submission(GenerationRequest((1,), SamplingParams()), RecordingSink())
     return Sequence(
@@ -28,6 +39,7 @@ def sequence(
         top_k=top_k,
         seed=seed,
         end_token_ids=frozenset(),
+        min_p=min_p,
     )
 
 
@@ -72,7 +84,7 @@ def test_draws_follow_the_exact_distribution(vocabulary: int, settings: dict[str
     rows = 500
     for block in range(NUM_DRAWS // rows):
         owners = [sequence(seed=block * rows + row, **settings) for row in range(rows)]  # type: ignore[arg-type]
-        for token in Sampler().sample(logits.expand(rows, -1), owners):
+        for token in drawn_from(logits.expand(rows, -1), owners):
             counts[token] += 1
     assert counts[expected == 0].sum() == 0
     # Pearson's statistic over the tokens expected at least 5 times; its mean is the degrees of freedom.
@@ -89,24 +101,24 @@ def test_a_draw_depends_on_its_own_row_alone():
     logits = torch.randn(40, 200, generator=torch.Generator().manual_seed(3))
     kinds = [{}, {"top_p": 0.9}, {"top_k": 10}, {"temperature": 0.0}, {"top_p": 0.999, "temperature": 2.0}]
     owners = [sequence(seed=row, **kinds[row % len(kinds)]) for row in range(40)]  # type: ignore[arg-type]
-    together = Sampler().sample(logits, owners)
-    alone = [Sampler().sample(logits[row : row + 1], [owners[row]])[0] for row in range(40)]
+    together = drawn_from(logits, owners)
+    alone = [drawn_from(logits[row : row + 1], [owners[row]])[0] for row in range(40)]
     assert together == alone
 
 
 def test_greedy_takes_the_most_likely_token():
     logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(3))
-    assert Sampler().sample(logits, [sequence(temperature=0.0)] * 6) == logits.argmax(-1).tolist()
+    assert drawn_from(logits, [sequence(temperature=0.0)] * 6) == logits.argmax(-1).tolist()
 
 
 def test_a_nucleus_wider_than_the_candidates_takes_the_exact_path():
     narrow, wide = sampler.NUM_CANDIDATES
     flat = torch.zeros(1, wide * 4)
-    drawn = set(Sampler().sample(flat.expand(2000, -1), [sequence(top_p=0.99, seed=seed) for seed in range(2000)]))
+    drawn = set(drawn_from(flat.expand(2000, -1), [sequence(top_p=0.99, seed=seed) for seed in range(2000)]))
     assert len(drawn) > wide
     some = torch.zeros(1, wide * 4)
     some[0, : narrow * 4] = 20.0
-    drawn = set(Sampler().sample(some.expand(400, -1), [sequence(top_p=0.99, seed=seed) for seed in range(400)]))
+    drawn = set(drawn_from(some.expand(400, -1), [sequence(top_p=0.99, seed=seed) for seed in range(400)]))
     assert len(drawn) > narrow
     assert max(drawn) < narrow * 4
 
@@ -127,11 +139,11 @@ def test_a_temperature_near_zero_is_greedy_and_harms_nobody_in_the_pass(temperat
     """Dividing by 1e-40 gave infinities and NaN, and the whole pass failed: one client ended everybody's answer."""
     logits = torch.linspace(-40, 40, 300).repeat(2, 1)
     cold, other = sequence(temperature=temperature, **settings), sequence(seed=2)  # type: ignore[arg-type]
-    alone = Sampler().sample(logits[1:], [other])
-    assert Sampler().sample(logits, [cold, other]) == [299, *alone]
+    alone = drawn_from(logits[1:], [other])
+    assert drawn_from(logits, [cold, other]) == [299, *alone]
 
 
 def test_a_top_k_beyond_every_number_keeps_all_tokens():
     """It overflowed a float, and the whole pass failed."""
     logits = torch.linspace(-2, 2, 300)[None]
-    assert Sampler().sample(logits, [sequence(top_k=10**400)]) == Sampler().sample(logits, [sequence(top_k=300)])
+    assert drawn_from(logits, [sequence(top_k=10**400)]) == drawn_from(logits, [sequence(top_k=300)])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from threading import Thread
 
 import pytest
@@ -29,7 +30,7 @@ def start(engine: Engine) -> None:
 
 @pytest.fixture
 def responder(engine: Engine) -> Iterator[Responder]:
-    responder = Responder(engine, ByteTokenizer())
+    responder = Responder(engine, ByteTokenizer(), lambda token_id: bytes([token_id % 256]))
     responder.start()
     yield responder
     responder.stop()
@@ -79,9 +80,7 @@ def test_a_stop_string_ends_a_choice_and_the_engine_drops_it(engine: Engine, res
 
 def test_the_end_token_counts_but_has_no_text(engine: Engine, responder: Responder):
     start(engine)
-    engine.limits = type(engine.limits)(
-        max_model_len=100, end_token_ids=frozenset({ord("D")}), defaults=engine.limits.defaults
-    )
+    engine.limits = replace(engine.limits, max_model_len=100, end_token_ids=frozenset({ord("D")}))
     (event,) = ask(responder, "A", is_stream=False).wait_finished()
     assert event.text == "BC"
     assert event.body["finish_reason"] == "stop"
@@ -181,3 +180,16 @@ def test_a_client_that_cannot_be_asked_after_ends_its_request_and_no_other(engin
     start(engine)
     assert odd.wait_finished() == []
     assert normal.wait_finished()[-1].body["finish_reason"] == "length"
+
+
+def test_stop_strings_count_only_after_min_tokens(engine: Engine, responder: Responder):
+    start(engine)
+    (event,) = ask(responder, "A", is_stream=False, max_tokens=20, min_tokens=4, stop=("C", "H")).wait_finished()
+    assert event.text == "BCDEFG"
+    assert event.body["finish_reason"] == "stop"
+
+
+def test_a_token_of_the_request_stops_like_the_models_own(engine: Engine, responder: Responder):
+    start(engine)
+    (event,) = ask(responder, "A", is_stream=False, max_tokens=20, stop_token_ids=(ord("E"),)).wait_finished()
+    assert (event.text, event.body["finish_reason"], event.body["num_tokens"]) == ("BCD", "stop", 4)

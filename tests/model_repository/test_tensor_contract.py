@@ -31,13 +31,18 @@ from tests.model_repository.fakes import request
 CONFIG = text_format.Parse(
     (ROOT / "model_repository" / "primary" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
 )
-TYPES = {"BYTES": model_config_pb2.TYPE_STRING, "BOOL": model_config_pb2.TYPE_BOOL}
+TYPES = {
+    "BYTES": model_config_pb2.TYPE_STRING,
+    "BOOL": model_config_pb2.TYPE_BOOL,
+    "INT64": model_config_pb2.TYPE_INT64,
+}
 
 
 def test_the_proxy_sends_the_inputs_that_the_configuration_declares():
     declared = {tensor.name: tensor.data_type for tensor in CONFIG.input}
     assert {name: TYPES[kind] for name, kind in triton_client.INPUTS.items()} == declared
-    assert all(tensor.optional and list(tensor.dims) == [1] for tensor in CONFIG.input)
+    assert all(tensor.optional for tensor in CONFIG.input)
+    assert all(list(tensor.dims) == [-1 if tensor.name == "input_ids" else 1] for tensor in CONFIG.input)
 
 
 def test_the_proxy_reads_the_outputs_that_the_configuration_declares():
@@ -48,14 +53,14 @@ def test_the_proxy_reads_the_outputs_that_the_configuration_declares():
 
 def test_the_page_names_every_tensor():
     page = (ROOT / "docs" / "tensor-contract.md").read_text()
-    named = set(re.findall(r"^\| `(\w+)` \| (?:STRING|BOOL)", page, re.MULTILINE))
+    named = set(re.findall(r"^\| `(\w+)` \| (?:STRING|BOOL|INT64)", page, re.MULTILINE))
     assert named == {*triton_client.INPUTS, *triton_client.OUTPUTS}
 
 
 def test_the_model_reads_every_input():
     """An input that only one end knows would be sent and never looked at."""
     source = (ROOT / "model_repository" / "primary" / "1" / "triton_io.py").read_text()
-    assert set(re.findall(r'_read(?:_string|_json)?\(request, "(\w+)"\)', source)) == set(triton_client.INPUTS)
+    assert set(re.findall(r'_read(?:_string|_json|_all)?\(request, "(\w+)"\)', source)) == set(triton_client.INPUTS)
 
 
 def sent_events(events: list[Event]) -> list[triton_client._WireEvent]:
@@ -69,7 +74,9 @@ def sent_events(events: list[Event]) -> list[triton_client._WireEvent]:
 
 
 def test_the_proxy_understands_the_pieces_of_an_answer():
-    answer = Answer(GenerationRequest((1, 2), SamplingParams()), ByteTokenizer(), lambda _: None)
+    answer = Answer(
+        GenerationRequest((1, 2), SamplingParams()), ByteTokenizer(), lambda token_id: bytes([token_id]), lambda _: None
+    )
     events = [*answer.add(0, [65, 66], None), *answer.add(0, [67], "length")]
     events[-1].body["usage"] = answer.usage
     first, last = sent_events(events)

@@ -1,11 +1,14 @@
 """Triton's tensors become checked requests, and events become tensors of one length."""
 
 import json
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import triton_python_backend_utils as pb_utils
 from event import Event
+from llm.chat_prompt import PromptOptions
 from llm.errors import InvalidRequestError
 from llm.request import SamplingParams
 from triton_io import ResponseWriter, read_request, read_sampling
@@ -44,6 +47,10 @@ def test_the_requests_own_parameters_stand_in_for_the_tensor():
         ({"messages": '[{"role": "user", "content": 5}]'}, "messages"),
         ({"text_input": "x", "sampling_parameters": "[1]"}, "sampling_parameters"),
         ({"text_input": "x", "sampling_parameters": "nope"}, "sampling_parameters"),
+        ({"text_input": "x", "prompt_options": "[1]"}, "prompt_options"),
+        ({"text_input": "x", "prompt_options": '{"tools": {}}'}, "tools"),
+        ({"text_input": "x", "prompt_options": '{"add_generation_prompt": "yes"}'}, "add_generation_prompt"),
+        ({"text_input": "x", "prompt_options": '{"chat_template_kwargs": []}'}, "chat_template_kwargs"),
     ],
     ids=str,
 )
@@ -103,3 +110,70 @@ def test_events_become_two_tensors_of_one_length():
     tensors = {tensor.name(): tensor.as_numpy().tolist() for tensor in response.output_tensors}
     assert tensors == {"text_output": ["é".encode(), b""], "event": [b'{"index":0}', b'{"index":1}']}
     assert (flags, nothing, final) == (0, None, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("min_p", math.nan),
+        ("min_p", "0"),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", 11),
+        ("repetition_penalty", math.inf),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("frequency_penalty", True),
+        ("frequency_penalty", 10**400),
+        ("logit_bias", []),
+        ("logit_bias", {"x": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"1" * 30: 1}),
+        ("logit_bias", {"1": 101}),
+        ("logit_bias", {"1": 10**400}),
+        ("logit_bias", {"1": True}),
+        ("logit_bias", {"1": None}),
+        ("logit_bias", {str(token): 1 for token in range(1025)}),
+        ("min_tokens", -1),
+        ("min_tokens", 1.5),
+        ("stop_token_ids", 5),
+        ("stop_token_ids", ["5"]),
+        ("stop_token_ids", [True]),
+        ("stop_token_ids", list(range(65))),
+        ("ignore_eos", 1),
+        ("logprobs", 21),
+        ("logprobs", -1),
+        ("logprobs", True),
+        ("timeout", 0),
+        ("timeout", math.inf),
+        ("timeout", "5"),
+    ],
+    ids=str,
+)
+def test_sampling_parameters_out_of_range_are_refused_by_name(name: str, value: Any):
+    with pytest.raises(InvalidRequestError) as refusal:
+        read_sampling({name: value})
+    assert refusal.value.param == name
+
+
+def test_more_tokens_than_the_answer_may_have_cannot_be_its_least():
+    with pytest.raises(InvalidRequestError) as refusal:
+        read_sampling({"min_tokens": 5, "max_tokens": 4})
+    assert refusal.value.param == "min_tokens"
+
+
+def test_a_prompt_in_token_ids_is_read_with_its_options():
+    asked = request(prompt_options='{"add_generation_prompt": false, "unknown": 1}')
+    asked.inputs.append(pb_utils.Tensor("input_ids", np.array([5, 6, 7], dtype=np.int64)))
+    read = read_request(asked)
+    assert read.input_ids == (5, 6, 7)
+    assert read.options == PromptOptions(add_generation_prompt=False)
+
+
+def test_a_prompt_without_token_ids_is_refused():
+    asked = request()
+    asked.inputs.append(pb_utils.Tensor("input_ids", np.array([], dtype=np.int64)))
+    with pytest.raises(InvalidRequestError) as refusal:
+        read_request(asked)
+    assert refusal.value.param == "input_ids"

@@ -1,28 +1,38 @@
 """A request's answer as it grows: token ids of its choices in, events out. Used on the responder thread alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 from event import Event
-from llm.request import FinishReason, GenerationRequest
+from llm.request import FinishReason, GenerationRequest, TokenLogprobs
 from llm.text_stream import Decoder, TextStream
+from token_report import report
 
 
 class Answer:
     """Text and token counts of a request's choices.
 
     Args:
+        bytes_of: the bytes of a token, for log probabilities.
         on_stop_string: told the index of a choice that its stop string has ended, so that the engine drops it.
 
     Attributes:
         num_reused: tokens of the prompt that were in the cache.
     """
 
-    def __init__(self, request: GenerationRequest, decoder: Decoder, on_stop_string: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        decoder: Decoder,
+        bytes_of: Callable[[int], bytes],
+        on_stop_string: Callable[[int], None],
+    ) -> None:
         sampling = request.sampling
         self._num_prompt_tokens = len(request.prompt_token_ids)
         self._num_tokens = 0
         self.num_reused = 0
-        self._streams = {index: TextStream(decoder, sampling.stop) for index in range(sampling.n)}
+        self._streams = {index: TextStream(decoder, sampling.stop, sampling.min_tokens) for index in range(sampling.n)}
+        self._bytes_of = bytes_of
         self._on_stop_string = on_stop_string
 
     @property
@@ -39,7 +49,13 @@ class Answer:
             "cached_tokens": self.num_reused,
         }
 
-    def add(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> list[Event]:
+    def add(
+        self,
+        index: int,
+        token_ids: list[int],
+        finish_reason: FinishReason | None,
+        logprobs: list[TokenLogprobs] | None = None,
+    ) -> list[Event]:
         """Continue choice `index`; no event when it has ended already, the engine being a pass ahead of it."""
         stream = self._streams.get(index)
         if stream is None:
@@ -47,19 +63,30 @@ class Answer:
         # The end token counts as a token but has no text.
         num_silent = 1 if finish_reason == "stop" else 0
         piece = stream.push(token_ids[: len(token_ids) - num_silent])
+        reported = (logprobs or [])[: piece.num_tokens]
+        num_tokens = piece.num_tokens + num_silent
         if piece.is_stopped:
             if finish_reason is None:
                 self._on_stop_string(index)
-            return [self._event(index, piece.text, piece.num_tokens, "stop")]
-        num_tokens = piece.num_tokens + num_silent
+            return [self._event(index, piece.text, piece.num_tokens, "stop", reported)]
         if finish_reason is None:
-            return [self._event(index, piece.text, num_tokens, None)]
+            return [self._event(index, piece.text, num_tokens, None, reported)]
         rest = stream.finish()
         reason = "stop" if rest.is_stopped else finish_reason
-        return [self._event(index, piece.text + rest.text, num_tokens, reason)]
+        return [self._event(index, piece.text + rest.text, num_tokens, reason, reported)]
 
-    def _event(self, index: int, text: str, num_tokens: int, finish_reason: FinishReason | None) -> Event:
+    def _event(
+        self,
+        index: int,
+        text: str,
+        num_tokens: int,
+        finish_reason: FinishReason | None,
+        logprobs: list[TokenLogprobs],
+    ) -> Event:
         self._num_tokens += num_tokens
         if finish_reason:
             del self._streams[index]
-        return Event(text, {"index": index, "num_tokens": num_tokens, "finish_reason": finish_reason})
+        body: dict[str, Any] = {"index": index, "num_tokens": num_tokens, "finish_reason": finish_reason}
+        if logprobs:
+            body["logprobs"] = [report(entry, self._bytes_of) for entry in logprobs]
+        return Event(text, body)

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from answer import Answer
 from event import Event
 from llm.errors import GenerationError
-from llm.request import FinishReason, Submission
+from llm.request import FinishReason, Submission, TokenLogprobs
 
 
 class Writer(Protocol):
@@ -23,9 +23,14 @@ class Writer(Protocol):
 
 @dataclass
 class Pile:
-    """What came since the last look: by choice new tokens and the finish reason; and how the request ended early."""
+    """What came since the last look: tokens, their log probabilities and the finish reason of each choice.
+
+    Attributes:
+        early_end: how the request ended before its time.
+    """
 
     tokens: dict[int, list[int]] = field(default_factory=dict)
+    logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
     finish_reasons: dict[int, FinishReason] = field(default_factory=dict)
     num_reused: int | None = None
     early_end: GenerationError | Literal["cancelled"] | None = None
@@ -55,11 +60,19 @@ class Channel:
         with self._lock:
             self._open_pile().num_reused = num_tokens
 
-    def tokens(self, index: int, token_ids: list[int], finish_reason: FinishReason | None) -> None:
+    def tokens(
+        self,
+        index: int,
+        token_ids: list[int],
+        finish_reason: FinishReason | None,
+        logprobs: list[TokenLogprobs] | None = None,
+    ) -> None:
         """See `llm.request.Sink`."""
         with self._lock:
             pile = self._open_pile()
             pile.tokens.setdefault(index, []).extend(token_ids)
+            if logprobs:
+                pile.logprobs.setdefault(index, []).extend(logprobs)
             if finish_reason:
                 pile.finish_reasons[index] = finish_reason
 

@@ -13,7 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import triton_python_backend_utils as pb_utils
-from event import Event, error_event
+from event import Event, error_event, text_event, tokens_event
 from llm.config import EngineConfig
 from llm.errors import ConfigError, EngineError, GenerationError, ModelLoadError
 from llm.model_loader import load_model
@@ -42,7 +42,9 @@ class TritonPythonModel:
         self._chat_prompt = loaded.chat_prompt
         self._description = Event("", {"model": asdict(loaded.description)})
         self._engine = loaded.engine
-        self._responder = Responder(loaded.engine, loaded.tokenizer)
+        self._decoder = loaded.tokenizer
+        self._bytes_of = loaded.bytes_of
+        self._responder = Responder(loaded.engine, loaded.tokenizer, loaded.bytes_of)
         self._responder.start()
         self._engine_thread.submit(self._engine.run)
 
@@ -65,13 +67,23 @@ class TritonPythonModel:
         self._responder.stop()
 
     def _accept(self, model_input: ModelInput, writer: ResponseWriter) -> None:
-        if model_input.task == "describe":
-            self._responder.reply(self._description, writer)
-            return
+        match model_input.task:
+            case "describe":
+                self._responder.reply(self._description, writer)
+            case "tokenize":
+                self._responder.reply(tokens_event(self._prompt(model_input), self._bytes_of), writer)
+            case "detokenize":
+                token_ids = self._prompt(model_input)
+                self._engine.check_ids("input_ids", token_ids)
+                self._responder.reply(text_event(self._decoder.decode(list(token_ids)), token_ids), writer)
+            case "generate":
+                request = GenerationRequest(self._prompt(model_input), model_input.sampling)
+                self._responder.generate(request, writer, is_stream=model_input.is_stream)
+
+    def _prompt(self, model_input: ModelInput) -> tuple[int, ...]:
         if model_input.messages is not None:
-            prompt = self._chat_prompt.from_messages(model_input.messages)
-        else:
-            assert model_input.text is not None
-            prompt = self._chat_prompt.from_text(model_input.text)
-        request = GenerationRequest(prompt, model_input.sampling)
-        self._responder.generate(request, writer, is_stream=model_input.is_stream)
+            return self._chat_prompt.from_messages(model_input.messages, model_input.options)
+        if model_input.text is not None:
+            return self._chat_prompt.from_text(model_input.text, model_input.options)
+        assert model_input.input_ids is not None
+        return model_input.input_ids

@@ -5,6 +5,7 @@ and a channel's pile goes out as one response: the further behind, the better it
 """
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -27,9 +28,10 @@ CANCEL_POLL_SECONDS = 0.25
 class Responder:
     """The responder thread and the channels it serves."""
 
-    def __init__(self, engine: Engine, decoder: Decoder) -> None:
+    def __init__(self, engine: Engine, decoder: Decoder, bytes_of: Callable[[int], bytes]) -> None:
         self._engine = engine
         self._decoder = decoder
+        self._bytes_of = bytes_of
         self._ready: SimpleQueue[Channel | tuple[Writer, Event] | None] = SimpleQueue()
         self._polled: set[Channel] = set()
         self._next_poll = 0.0
@@ -54,7 +56,12 @@ class Responder:
         channel = Channel(writer, is_stream=is_stream, notify=self._ready.put)
         submission = Submission(request, channel)
         channel.submission = submission
-        channel.answer = Answer(request, self._decoder, lambda index: self._engine.finish_choice(submission, index))
+        channel.answer = Answer(
+            request,
+            self._decoder,
+            self._bytes_of,
+            on_stop_string=lambda index: self._engine.finish_choice(submission, index),
+        )
         self._engine.submit(submission)
         self._ready.put(channel)  # so that it is asked whether its client is still there from now on
 
@@ -102,7 +109,8 @@ class Responder:
         if pile.num_reused is not None:
             answer.num_reused = pile.num_reused
         for index, token_ids in pile.tokens.items():
-            channel.unsent += answer.add(index, token_ids, pile.finish_reasons.get(index))
+            reason, logprobs = pile.finish_reasons.get(index), pile.logprobs.get(index)
+            channel.unsent += answer.add(index, token_ids, reason, logprobs)
         if answer.is_complete:
             events = merge(channel.unsent)
             events[-1].body["usage"] = answer.usage

@@ -1,28 +1,32 @@
 """Tensors to requests and events to tensors: the only file that names a tensor. See docs/tensor-contract.md."""
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from event import Event
+from llm.chat_prompt import PromptOptions
 from llm.errors import InvalidRequestError
 from llm.request import SamplingParams
 
-Task = Literal["generate", "describe"]
+Task = Literal["generate", "describe", "tokenize", "detokenize"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelInput:
-    """What one Triton request asks for."""
+    """What one Triton request asks for; of `messages`, `text` and `input_ids` the first that is there counts."""
 
     task: Task
-    text: str | None
-    messages: list[dict[str, Any]] | None
-    is_stream: bool
-    sampling: SamplingParams
+    text: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    input_ids: tuple[int, ...] | None = None
+    options: PromptOptions = field(default_factory=PromptOptions)
+    is_stream: bool = False
+    sampling: SamplingParams = field(default_factory=SamplingParams)
 
 
 def read_request(request: Any) -> ModelInput:
@@ -33,22 +37,48 @@ def read_request(request: Any) -> ModelInput:
     """
     task = _read_string(request, "task") or "generate"
     if task == "describe":
-        return ModelInput("describe", None, None, False, SamplingParams())
-    if task != "generate":
-        raise InvalidRequestError(f"task must be generate or describe, not {task!r:.100}.", param="task")
-    text, messages = _read_string(request, "text_input"), _read_json(request, "messages")
-    if text is None and messages is None:
-        raise InvalidRequestError("One of text_input and messages is needed.", param="messages")
-    parameters = _read_json(request, "sampling_parameters")
-    if parameters is None:
-        parameters = _read_own_parameters(request)
-    return ModelInput(
-        "generate",
-        text,
-        None if messages is None else _check_messages(messages),
-        bool(_read(request, "stream")),
-        read_sampling(parameters),
+        return ModelInput(task="describe")
+    if task not in get_args(Task):
+        raise InvalidRequestError(f"task must be one of {', '.join(get_args(Task))}, not {task!r:.100}.", param="task")
+    messages = _read_json(request, "messages")
+    given = ModelInput(
+        task=task,  # type: ignore[arg-type]
+        text=_read_string(request, "text_input"),
+        messages=None if messages is None else _check_messages(messages),
+        input_ids=_read_ids(request),
+        options=read_options(_read_json(request, "prompt_options")),
+        is_stream=bool(_read(request, "stream")),
+        sampling=SamplingParams() if task != "generate" else read_sampling(_read_parameters(request)),
     )
+    if given.text is None and given.messages is None and given.input_ids is None:
+        raise InvalidRequestError("One of messages, text_input and input_ids is needed.", param="messages")
+    return given
+
+
+def read_options(options: Any) -> PromptOptions:
+    """Check the types of `prompt_options`; null counts as absent, unknown names are disregarded.
+
+    Raises:
+        InvalidRequestError: a value has the wrong type.
+    """
+    if options is None:
+        return PromptOptions()
+    if not isinstance(options, Mapping):
+        raise InvalidRequestError("prompt_options must be a JSON object.", param="prompt_options")
+    given = {name: options[name] for name in _OPTION_TYPES if options.get(name) is not None}
+    for name, value in given.items():
+        if not isinstance(value, _OPTION_TYPES[name]):
+            raise InvalidRequestError(f"{name} has the wrong type: {type(value).__name__}.", param=name)
+    return PromptOptions(**given)
+
+
+_OPTION_TYPES: dict[str, type] = {
+    "chat_template_kwargs": dict,
+    "tools": list,
+    "add_special_tokens": bool,
+    "add_generation_prompt": bool,
+    "continue_final_message": bool,
+}
 
 
 def read_sampling(parameters: Any) -> SamplingParams:
@@ -59,19 +89,19 @@ def read_sampling(parameters: Any) -> SamplingParams:
     """
     if not isinstance(parameters, Mapping):
         raise InvalidRequestError("sampling_parameters must be a JSON object.", param="sampling_parameters")
-    given: dict[str, Any] = {}
-    for name, kinds in _SAMPLING_TYPES.items():
-        value = parameters.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, kinds):
+    given: dict[str, Any] = {name: parameters[name] for name in _SAMPLING_TYPES if parameters.get(name) is not None}
+    for name, value in given.items():
+        kinds = _SAMPLING_TYPES[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise InvalidRequestError(f"{name} has the wrong type: {type(value).__name__}.", param=name)
-        given[name] = value
-    if (stop := given.pop("stop", None)) is not None:
-        strings = [stop] if isinstance(stop, str) else stop
-        if not all(isinstance(string, str) for string in strings):
-            raise InvalidRequestError("stop must be a string or a list of strings.", param="stop")
-        given["stop"] = tuple(strings)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidRequestError(f"{name} must be a number.", param=name)
+    if "stop" in given:
+        given["stop"] = _all_of(str, "stop", [given["stop"]] if isinstance(given["stop"], str) else given["stop"])
+    if "stop_token_ids" in given:
+        given["stop_token_ids"] = _all_of(int, "stop_token_ids", given["stop_token_ids"])
+    if "logit_bias" in given:
+        given["logit_bias"] = tuple(_read_bias(token, bias) for token, bias in given["logit_bias"].items())
     if given.get("top_k") == -1:  # vLLM's way to say "all"
         given["top_k"] = 0
     return SamplingParams(**given)
@@ -81,11 +111,34 @@ _SAMPLING_TYPES: dict[str, tuple[type, ...]] = {
     "temperature": (int, float),
     "top_p": (int, float),
     "top_k": (int,),
+    "min_p": (int, float),
+    "repetition_penalty": (int, float),
+    "presence_penalty": (int, float),
+    "frequency_penalty": (int, float),
+    "logit_bias": (dict,),
     "max_tokens": (int,),
+    "min_tokens": (int,),
     "stop": (str, list),
+    "stop_token_ids": (list,),
+    "ignore_eos": (bool,),
     "seed": (int,),
     "n": (int,),
+    "logprobs": (int,),
+    "timeout": (int, float),
 }
+
+
+def _all_of(kind: type, name: str, values: list[Any]) -> tuple[Any, ...]:
+    if not all(isinstance(value, kind) and not isinstance(value, bool) for value in values):
+        raise InvalidRequestError(f"{name} must hold nothing but values of type {kind.__name__}.", param=name)
+    return tuple(values)
+
+
+def _read_bias(token: str, bias: Any) -> tuple[int, float]:
+    is_number = isinstance(bias, int | float) and not isinstance(bias, bool)
+    if not is_number or not (token.isascii() and token.isdigit() and len(token) < 19):
+        raise InvalidRequestError("logit_bias must map token ids to numbers.", param="logit_bias")
+    return int(token), float(bias) if abs(bias) <= 100 else math.inf
 
 
 class ResponseWriter:
@@ -114,13 +167,31 @@ def _string_tensor(name: str, strings: list[str]) -> Any:
 
 
 def _read(request: Any, name: str) -> Any:
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
-    if tensor is None:
+    values = _read_all(request, name)
+    if values is None:
         return None
-    values = tensor.as_numpy().flatten()
     if len(values) != 1:
         raise InvalidRequestError(f"{name} must have one element, not {len(values)}.", param=name)
     return values[0]
+
+
+def _read_all(request: Any, name: str) -> Any:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy().flatten()
+
+
+def _read_ids(request: Any) -> tuple[int, ...] | None:
+    values = _read_all(request, "input_ids")
+    if values is None:
+        return None
+    if len(values) == 0:
+        raise InvalidRequestError("input_ids is empty.", param="input_ids")
+    return tuple(values.tolist())
+
+
+def _read_parameters(request: Any) -> Any:
+    parameters = _read_json(request, "sampling_parameters")
+    return _read_own_parameters(request) if parameters is None else parameters
 
 
 def _read_string(request: Any, name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import TemplateError
@@ -20,6 +21,25 @@ PLAIN_TEMPLATE = (
 )
 
 Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """How a prompt is built.
+
+    Attributes:
+        chat_template_kwargs: handed to the chat template.
+        tools: OpenAI's tool objects, for templates that know them.
+        add_special_tokens: put the tokenizer's own tokens around the text; None: around raw text only.
+        add_generation_prompt: end a conversation where the assistant's next turn begins.
+        continue_final_message: leave the last turn open, to be continued.
+    """
+
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    tools: list[Any] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
 
 
 class ChatPrompt:
@@ -42,17 +62,21 @@ class ChatPrompt:
             self._template = PLAIN_TEMPLATE
             log.warning("the model has no chat template: messages are put to it as a plain transcript")
 
-    def from_text(self, text: str) -> tuple[int, ...]:
-        """Tokens of a raw prompt, with the special tokens the model wants around it.
+    def from_text(self, text: str, options: PromptOptions = PromptOptions()) -> tuple[int, ...]:
+        """Tokens of a raw prompt, with the special tokens the model wants around it unless told otherwise.
 
         Raises:
             ContextLengthError: the text is longer than any that fits.
             InvalidRequestError: the text gives no tokens, or is not encodable.
         """
-        return self._encode(text, param="text_input", add_special_tokens=True)
+        return self._encode(text, param="text_input", add_special_tokens=options.add_special_tokens is not False)
 
-    def from_messages(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Tokens of a conversation, up to where the assistant's next turn begins.
+    def from_messages(
+        self,
+        messages: Sequence[Message],
+        options: PromptOptions = PromptOptions(),
+    ) -> tuple[int, ...]:
+        """Tokens of a conversation, up to where the assistant's next turn begins unless told otherwise.
 
         Raises:
             ContextLengthError: there are more messages, or more text, than fit.
@@ -62,7 +86,15 @@ class ChatPrompt:
         self._check_length(len(messages))
         try:
             text = self._tokenizer.apply_chat_template(
-                messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
+                messages,
+                **{
+                    **options.chat_template_kwargs,
+                    "tools": options.tools,
+                    "chat_template": self._template,
+                    "add_generation_prompt": options.add_generation_prompt,
+                    "continue_final_message": options.continue_final_message,
+                    "tokenize": False,
+                },
             )
         except RecursionError as error:  # tool calls that are just less deep than JSON's reader can go
             raise InvalidRequestError("The messages are nested too deeply.", param="messages") from error
@@ -71,7 +103,7 @@ class ChatPrompt:
                 f"The model's chat template does not accept these messages: {error}", param="messages"
             ) from error
         # The template has already written the special tokens.
-        return self._encode(text, param="messages", add_special_tokens=False)
+        return self._encode(text, param="messages", add_special_tokens=options.add_special_tokens is True)
 
     def _check_length(self, least_tokens: int) -> None:
         if least_tokens >= self._max_model_len:

@@ -8,18 +8,21 @@ import secrets
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from threading import Condition
+from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from llm.errors import (
     ContextLengthError,
+    DeadlineError,
     EngineError,
     GenerationError,
     InvalidRequestError,
     OverloadedError,
     UnavailableError,
 )
+from llm.logits import LogitsRule
 from llm.request import GenerationRequest, SamplingParams, Submission
-from llm.sampler import choice_seed
+from llm.sampler import Draw, choice_seed
 from llm.scheduler import Chunk, Scheduler
 from llm.sequence import Sequence
 
@@ -38,8 +41,8 @@ class Runner(Protocol):
 class TokenSampler(Protocol):
     """What the engine needs of `Sampler`."""
 
-    def sample(self, logits: Any, sequences: Rows[Sequence]) -> list[int]:
-        """One token per row."""
+    def sample(self, logits: Any, sequences: Rows[Sequence]) -> list[Draw | None]:
+        """One token per row; None where the logits are no numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +51,13 @@ class ModelLimits:
 
     Attributes:
         max_model_len: prompt plus answer at the most, in tokens; the cache can hold as much.
+        vocabulary_size: token ids lie below it.
         end_token_ids: tokens that end an answer.
         defaults: what stands in for sampling parameters that a request leaves open.
     """
 
     max_model_len: int
+    vocabulary_size: int
     end_token_ids: frozenset[int]
     defaults: SamplingParams
 
@@ -97,6 +102,7 @@ class Engine:
         self._sampler = sampler
         self._max_queue_size = max_queue_size
         self._open: dict[Submission, set[int]] = {}  # choices that have not ended
+        self._deadlines: dict[Submission, float] = {}
         self._inbox: list[Submission | _Cancel | _FinishChoice] = []
         self._wake = Condition()
         self._stopping: UnavailableError | None = None
@@ -112,12 +118,26 @@ class Engine:
 
         Raises:
             ContextLengthError: the prompt leaves no room for a token.
-            InvalidRequestError: it asks for more choices than may ever wait.
+            InvalidRequestError: it asks for more choices than may ever wait, or for tokens that do not exist.
         """
         if request.sampling.n > self._max_queue_size:
             raise InvalidRequestError(f"n must be at most {self._max_queue_size}.", param="n")
         if len(request.prompt_token_ids) >= self.limits.max_model_len:
             raise ContextLengthError(len(request.prompt_token_ids), self.limits.max_model_len)
+        self.check_ids("input_ids", request.prompt_token_ids)
+        self.check_ids("logit_bias", [token_id for token_id, _ in request.sampling.logit_bias])
+        self.check_ids("stop_token_ids", request.sampling.stop_token_ids)
+
+    def check_ids(self, param: str, token_ids: Rows[int]) -> None:
+        """Refuse tokens that are not in the model's vocabulary.
+
+        Raises:
+            InvalidRequestError: naming `param` and the first of them.
+        """
+        size = self.limits.vocabulary_size
+        if token_ids and not (min(token_ids) >= 0 and max(token_ids) < size):
+            strange = next(token_id for token_id in token_ids if not 0 <= token_id < size)
+            raise InvalidRequestError(f"{param} names token {strange}, but the model has {size} tokens.", param=param)
 
     def submit(self, submission: Submission) -> None:
         """Take a request in; from here on its sink will be told how it ends.
@@ -138,6 +158,8 @@ class Engine:
                     f"{waiting} requests are waiting for this model already; try again later.",
                     code="server_overloaded",
                 )
+            if submission.request.sampling.timeout is not None:
+                self._deadlines[submission] = monotonic() + submission.request.sampling.timeout
             self._inbox.append(submission)
             self._wake.notify()
 
@@ -170,14 +192,15 @@ class Engine:
     def step(self) -> None:
         """Take what has come in, run one pass, hand out its tokens."""
         self._take_inbox()
+        self._drop_late()
         chunks = self.scheduler.schedule()
         if not chunks:
             return
         sampled = [chunk.sequence for chunk in chunks if chunk.is_last]
         logits = self._runner.forward(chunks)
-        tokens = self._sampler.sample(logits, sampled) if sampled else []
+        draws = self._sampler.sample(logits, sampled) if sampled else []
         self.scheduler.complete(chunks)
-        self._deliver(sampled, tokens)
+        self._deliver(sampled, draws)
 
     def _wait_for_work(self) -> bool:
         with self._wake:
@@ -203,11 +226,27 @@ class Engine:
                 case _FinishChoice(submission, index) if index in self._open.get(submission, ()):
                     self._remove_choice(submission, index)
 
+    def _drop_late(self) -> None:
+        if not self._deadlines:
+            return
+        with self._wake:  # submit adds to them on other threads
+            now = monotonic()
+            late = [submission for submission, deadline in self._deadlines.items() if deadline <= now]
+        for submission in late:
+            if submission in self._open:
+                timeout = submission.request.sampling.timeout
+                assert timeout is not None
+                self._drop(submission)
+                submission.sink.failed(DeadlineError(timeout))
+
     def _admit(self, submission: Submission) -> None:
         request, limits = submission.request, self.limits
         sampling, defaults = request.sampling, limits.defaults
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
         room = limits.max_model_len - len(request.prompt_token_ids)
+        end_token_ids = frozenset(sampling.stop_token_ids) | (
+            frozenset() if sampling.ignore_eos else limits.end_token_ids
+        )
         self._open[submission] = set(range(sampling.n))
         for index in range(sampling.n):
             self.scheduler.add(
@@ -220,28 +259,46 @@ class Engine:
                     top_p=_first(sampling.top_p, defaults.top_p, 1.0),
                     top_k=_first(sampling.top_k, defaults.top_k, 0),
                     seed=choice_seed(seed, index),
-                    end_token_ids=limits.end_token_ids,
+                    end_token_ids=end_token_ids,
+                    min_p=sampling.min_p,
+                    logits_rule=_rule_for(request, end_token_ids),
+                    logprobs=sampling.logprobs,
                 )
             )
 
-    def _deliver(self, sequences: list[Sequence], tokens: list[int]) -> None:
-        for sequence, token in zip(sequences, tokens, strict=True):
+    def _deliver(self, sequences: list[Sequence], draws: list[Draw | None]) -> None:
+        for sequence, draw in zip(sequences, draws, strict=True):
+            submission = sequence.submission
+            if submission not in self._open:  # another choice of it has just failed
+                continue
+            if draw is None:
+                log.error("a model's logits are no numbers; the request fails, the others in its pass go on")
+                self._drop(submission)
+                submission.sink.failed(EngineError("The model computed no usable numbers for this request."))
+                continue
             if sequence.index == 0 and sequence.num_generated == 0:
-                sequence.submission.sink.prompt_reused(sequence.num_reused or 0)
-            reason = sequence.append(token)
-            sequence.submission.sink.tokens(sequence.index, [token], reason)
+                submission.sink.prompt_reused(sequence.num_reused or 0)
+            reason = sequence.append(draw.token_id)
+            logprobs = None if draw.logprobs is None else [draw.logprobs]
+            submission.sink.tokens(sequence.index, [draw.token_id], reason, logprobs)
             if reason:
-                self._remove_choice(sequence.submission, sequence.index)
+                self._remove_choice(submission, sequence.index)
 
     def _remove_choice(self, submission: Submission, index: int) -> None:
         self.scheduler.remove(lambda sequence: sequence.submission is submission and sequence.index == index)
         self._open[submission].remove(index)
         if not self._open[submission]:
-            del self._open[submission]
+            self._forget(submission)
 
     def _drop(self, submission: Submission) -> None:
         self.scheduler.remove(lambda sequence: sequence.submission is submission)
+        self._forget(submission)
+
+    def _forget(self, submission: Submission) -> None:
         del self._open[submission]
+        if submission.request.sampling.timeout is not None:
+            with self._wake:
+                del self._deadlines[submission]
 
     def _fail_open(self, error: GenerationError) -> None:
         for submission in list(self._open):
@@ -251,3 +308,9 @@ class Engine:
 
 def _first(value: T | None, default: T | None, fallback: T) -> T:
     return next(v for v in (value, default, fallback) if v is not None)
+
+
+def _rule_for(request: GenerationRequest, end_token_ids: frozenset[int]) -> LogitsRule | None:
+    if not LogitsRule.is_needed(request.sampling):
+        return None
+    return LogitsRule(request.sampling, request.prompt_token_ids, end_token_ids)

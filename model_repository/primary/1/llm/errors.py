@@ -69,6 +69,15 @@ class UnavailableError(GenerationError):
     kind = "unavailable"
 
 
+class DeadlineError(GenerationError):
+    """The request's own deadline has passed."""
+
+    kind = "timeout"
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(f"The answer took longer than {timeout:g} seconds.", code="deadline_exceeded", param="timeout")
+
+
 class EngineError(GenerationError):
     """The engine failed while it worked on the request. Details are in the log, not in the message."""
 

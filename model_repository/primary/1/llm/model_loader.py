@@ -29,6 +29,7 @@ from llm.probe import probe_layers
 from llm.request import SamplingParams
 from llm.sampler import Sampler
 from llm.scheduler import Scheduler
+from llm.token_bytes import TokenBytes
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class LoadedModel:
 
     engine: Engine
     tokenizer: "SkippingDecoder"
+    bytes_of: TokenBytes
     chat_prompt: ChatPrompt
     description: ModelDescription
 
@@ -96,6 +98,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     )
     limits = ModelLimits(
         max_model_len=max_model_len,
+        vocabulary_size=model.config.get_text_config(decoder=True).vocab_size,
         end_token_ids=_end_token_ids(generation, tokenizer),
         defaults=_sampling_defaults(generation),
     )
@@ -104,7 +107,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
     )
     description = _describe(config, model, device, dtype, max_model_len)
     log.info("%s; KV cache of %d tokens", description, num_blocks * BLOCK_SIZE)
-    return LoadedModel(engine, SkippingDecoder(tokenizer), ChatPrompt(tokenizer, max_model_len), description)
+    prompts = ChatPrompt(tokenizer, max_model_len)
+    return LoadedModel(engine, SkippingDecoder(tokenizer), TokenBytes(tokenizer), prompts, description)
 
 
 def choose_device(name: str) -> torch.device:

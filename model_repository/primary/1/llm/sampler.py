@@ -1,15 +1,17 @@
 """Draws each sequence's next token. Stateless; runs on the engine thread.
 
 A draw depends on the row's logits, its settings, and a number hashed from (seed, position), so a seed reproduces its
-text whatever else is in the batch. Filters apply in the order temperature, top-k, top-p, as transformers does.
+text whatever else is in the batch. Filters apply in the order temperature, top-k, top-p, min-p, as in transformers.
 """
 
 import struct
 from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import torch
 
+from llm.request import TokenLogprobs
 from llm.sequence import Sequence
 
 # How many of the best tokens are sorted, one after the other, until they hold what may be drawn: sorting 64 candidates
@@ -39,33 +41,66 @@ def _hash(seed: int, number: int) -> int:
     return int.from_bytes(blake2b(struct.pack("<Qq", seed % 2**64, number), digest_size=8).digest(), "little")
 
 
+@dataclass(frozen=True)
+class Draw:
+    """A row's next token, with log probabilities if its sequence asks for them."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
 class Sampler:
-    """Turns logits into token ids, each row by its own settings."""
+    """Turns logits into tokens, each row by its own settings."""
 
     @torch.inference_mode()
-    def sample(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> list[int]:
+    def sample(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> list[Draw | None]:
         """Draw one token per row.
 
         Args:
-            logits: `[rows, vocabulary]` float32.
+            logits: `[rows, vocabulary]` float32; may be changed.
             sequences: the rows' owners; the drawn token will stand at position `len(token_ids)`.
+
+        Returns:
+            For each row its draw; None where the model's logits are no numbers.
         """
-        tokens = logits.argmax(dim=-1).tolist() if any(s.temperature == 0 for s in sequences) else [0] * len(sequences)
-        plain = [i for i, s in enumerate(sequences) if s.temperature > 0 and not _is_filtered(s)]
-        filtered = [i for i, s in enumerate(sequences) if s.temperature > 0 and _is_filtered(s)]
-        for rows, draw in ((plain, _draw), (filtered, _draw_filtered)):
-            if rows:
-                chosen = [sequences[i] for i in rows]
-                temperatures = _column(logits, [max(s.temperature, MIN_TEMPERATURE) for s in chosen])
-                points = _column(logits, [uniform(s.seed, len(s.token_ids)) for s in chosen], torch.float64)
-                mine = logits if len(rows) == len(sequences) else logits[rows]
-                for row, token in zip(rows, draw(mine / temperatures, chosen, points), strict=True):
-                    tokens[row] = token
-        return tokens
+        is_usable = logits.sum(dim=-1).isfinite()
+        if not is_usable.all():
+            logits = logits.masked_fill(~is_usable[:, None], 0.0)
+        reported = [i for i, sequence in enumerate(sequences) if sequence.logprobs is not None]
+        scores = logits[reported].log_softmax(dim=-1) if reported else logits
+        for row, sequence in zip(logits, sequences, strict=True):
+            if sequence.logits_rule is not None:
+                sequence.logits_rule.apply(row)
+        tokens = _draw_all(logits, sequences)
+        draws: list[Draw | None] = [Draw(token) for token in tokens]
+        for row, i in zip(scores, reported, strict=False):
+            draws[i] = Draw(tokens[i], _report(row, tokens[i], sequences[i].logprobs or 0))
+        return [draw if usable else None for draw, usable in zip(draws, is_usable.tolist(), strict=True)]
+
+
+def _draw_all(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[int]:
+    tokens = logits.argmax(dim=-1).tolist() if any(s.temperature == 0 for s in sequences) else [0] * len(sequences)
+    plain = [i for i, s in enumerate(sequences) if s.temperature > 0 and not _is_filtered(s)]
+    filtered = [i for i, s in enumerate(sequences) if s.temperature > 0 and _is_filtered(s)]
+    for rows, draw in ((plain, _draw), (filtered, _draw_filtered)):
+        if rows:
+            chosen = [sequences[i] for i in rows]
+            temperatures = _column(logits, [max(s.temperature, MIN_TEMPERATURE) for s in chosen])
+            points = _column(logits, [uniform(s.seed, len(s.token_ids)) for s in chosen], torch.float64)
+            mine = logits if len(rows) == len(sequences) else logits[rows]
+            for row, token in zip(rows, draw(mine / temperatures, chosen, points), strict=True):
+                tokens[row] = token
+    return tokens
+
+
+def _report(scores: torch.Tensor, token_id: int, num_top: int) -> TokenLogprobs:
+    best, ids = scores.topk(min(num_top, len(scores)))
+    top = tuple(zip(ids.tolist(), best.tolist(), strict=True))
+    return TokenLogprobs(token_id, float(scores[token_id]), top)
 
 
 def _is_filtered(sequence: Sequence) -> bool:
-    return sequence.top_p < 1 or sequence.top_k > 0
+    return sequence.top_p < 1 or sequence.top_k > 0 or sequence.min_p > 0
 
 
 def _column(like: torch.Tensor, numbers: list[float], dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -121,9 +156,12 @@ def _draw_from_top(
     )
     probabilities = (best - total).exp().masked_fill(ranks >= top_k, 0.0)
     before = probabilities.cumsum(dim=-1) - probabilities
-    kept = probabilities.masked_fill((before >= top_p) & (ranks > 0), 0.0)
+    # The best token is the first column, so that what min-p drops is a tail, as what top-k and top-p drop is.
+    least = _column(scores, [s.min_p for s in sequences]) * probabilities[:, :1]
+    kept = probabilities.masked_fill(((before >= top_p) | (probabilities < least)) & (ranks > 0), 0.0)
     covers_nucleus = probabilities.sum(dim=-1, keepdim=True) >= top_p
-    is_exact = (top_k <= width) | ((top_k >= vocabulary) & covers_nucleus)
+    covers_min_p = (probabilities[:, -1:] < least) & ((top_k >= vocabulary) | (top_p >= 1))
+    is_exact = (top_k <= width) | ((top_k >= vocabulary) & covers_nucleus) | covers_min_p
     drawn = token_ids.gather(1, _invert(kept, points)[0])
     return drawn[:, 0].tolist(), is_exact[:, 0].tolist()
 

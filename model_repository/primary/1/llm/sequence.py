@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from llm.logits import LogitsRule
 from llm.request import FinishReason, Submission
 
 
@@ -12,6 +13,9 @@ class Sequence:
     Attributes:
         token_ids: the prompt, then what has been generated.
         max_length: length of `token_ids` at which the answer is cut.
+        end_token_ids: tokens that end it: the model's own and the request's.
+        logits_rule: what the request asks to be changed in the logits; None: nothing.
+        logprobs: how many of the most likely tokens to report; None: no log probabilities at all.
         num_computed: leading tokens whose keys and values lie in `block_table`'s blocks.
         num_reused: leading tokens that were in the cache already when the sequence first got its place.
         block_table: cache blocks in order of position.
@@ -27,6 +31,9 @@ class Sequence:
     top_k: int
     seed: int
     end_token_ids: frozenset[int]
+    min_p: float = 0.0
+    logits_rule: LogitsRule | None = None
+    logprobs: int | None = None
     num_computed: int = 0
     num_reused: int | None = None
     block_table: list[int] = field(default_factory=list)
@@ -45,6 +52,8 @@ class Sequence:
     def append(self, token_id: int) -> FinishReason | None:
         """Add a sampled token; says whether, and why, it was the last one."""
         self.token_ids.append(token_id)
+        if self.logits_rule is not None:
+            self.logits_rule.advance(token_id)
         if token_id in self.end_token_ids:
             return "stop"
         if len(self.token_ids) >= self.max_length:

@@ -37,11 +37,13 @@ class TextStream:
 
     Args:
         stop: strings that end the text; the one completed first wins, of several the one that begins first.
+        min_tokens: tokens whose text is not searched for them.
     """
 
-    def __init__(self, decoder: Decoder, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, decoder: Decoder, stop: tuple[str, ...] = (), min_tokens: int = 0) -> None:
         self._decoder = decoder
         self._stop = stop
+        self._num_unsearched = min_tokens if stop else 0
         self._token_ids: list[int] = []
         self._context_length = 0
         self._context_text = ""
@@ -54,6 +56,10 @@ class TextStream:
         # One by one, so that the count of tokens up to the stop string does not depend on how they were grouped.
         texts = []
         for count, token_id in enumerate(token_ids, start=1):
+            if self._num_unsearched:
+                self._num_unsearched -= 1
+                texts.append(self._decode([token_id]))
+                continue
             text, is_stopped = self._cut(self._held + self._decode([token_id]))
             texts.append(text)
             if is_stopped:
