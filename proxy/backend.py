@@ -13,13 +13,25 @@ import msgspec
 FinishReason = Literal["stop", "length"]
 
 
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be continued: `messages` by the model's own chat template, a raw `text`, or `token_ids`.
+
+    `options` are the contract's `prompt_options`; they hold only what the client has set.
+    """
+
+    messages: list[dict[str, Any]] | None = None
+    text: str | None = None
+    token_ids: list[int] | None = None
+    options: dict[str, Any] = {}
+
+
 class GenerateRequest(msgspec.Struct, frozen=True):
-    """One request to an engine. `messages` are rendered with the model's own chat template.
+    """One request to an engine.
 
     `sampling_parameters` holds only what the client has set; the model's defaults fill the rest.
     """
 
-    messages: list[dict[str, Any]]
+    prompt: Prompt
     sampling_parameters: dict[str, Any]
     stream: bool
     request_id: str = ""
@@ -33,6 +45,23 @@ class Usage(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
 
 
+class TopLogprob(msgspec.Struct, frozen=True):
+    """A token that could have been drawn; `bytes` are its own, also when they form no whole character."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """A token that was drawn, and the likeliest ones in its place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
 class Piece(msgspec.Struct, frozen=True):
     """Text of one choice. `finish_reason` marks the choice's last piece, `usage` the request's last."""
 
@@ -41,6 +70,14 @@ class Piece(msgspec.Struct, frozen=True):
     num_tokens: int
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: list[TokenLogprob] | None = None
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """Token ids, and each one's own text."""
+
+    ids: list[int]
+    texts: list[str] = []
 
 
 class ModelDescription(msgspec.Struct, frozen=True):
@@ -72,6 +109,14 @@ class Backend(Protocol):
         Closing the generator, or cancelling the task that waits in it, cancels the request in the engine.
         A refusal or a failure is raised, after the pieces that came before it.
         """
+        ...
+
+    async def tokenize(self, group: str, prompt: Prompt) -> Tokens:
+        """Turn a prompt into the tokens that the model would read."""
+        ...
+
+    async def detokenize(self, group: str, token_ids: list[int]) -> str:
+        """Turn tokens into text."""
         ...
 
     async def describe(self, group: str) -> ModelDescription:

@@ -5,56 +5,39 @@ The rules are OpenAI's; unknown fields are disregarded and null is the same as a
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from msgspec import Meta
 
+from proxy.backend import Prompt
 from proxy.chat_message import ChatMessage, normalise
 from proxy.errors import InvalidRequestError
 from proxy.json_body import decode
-
-# The engine counts in 32 bits; anything above its context is clamped there anyway.
-_INT32_MAX = 2**31 - 1
-
-_Count = Annotated[int, Meta(ge=1)]
-_StopText = Annotated[str, Meta(min_length=1)]
-_Stop = _StopText | Annotated[list[_StopText], Meta(max_length=4)]
+from proxy.sampling import Count, SamplingFields
 
 
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
+class ChatBody(SamplingFields, kw_only=True):
+    """The body of `POST /v1/chat/completions`. Fields that are not named here are disregarded."""
 
-
-class _Body(msgspec.Struct):
-    """The fields as they come; their bounds are checked while decoding."""
-
-    model: Annotated[str, Meta(min_length=1)]
+    model: Annotated[str, Meta(min_length=1, description="the consumer group")]
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
-    stream: bool | None = None
-    stream_options: _StreamOptions | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
-    max_completion_tokens: _Count | None = None
-    max_tokens: _Count | None = None
-    stop: _Stop | None = None
-    n: _Count | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    max_completion_tokens: Annotated[Count, Meta(description="wins over max_tokens")] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], Meta(description="vLLM's extension")] | None = None
+    add_generation_prompt: Annotated[bool, Meta(description="vLLM's extension")] | None = None
+    continue_final_message: Annotated[bool, Meta(description="vLLM's extension")] | None = None
 
 
-_decoder = msgspec.json.Decoder(_Body)
+_decoder = msgspec.json.Decoder(ChatBody)
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
-    """A chat completion that can be sent to an engine.
-
-    `messages` and `sampling_parameters` are as docs/tensor-contract.md has them; the latter holds only what
-    the client has set.
-    """
+    """A chat completion that can be sent to an engine."""
 
     model: str
-    messages: list[dict[str, Any]]
+    prompt: Prompt
     sampling_parameters: dict[str, Any]
     stream: bool = False
     include_usage: bool = False
@@ -67,30 +50,45 @@ def parse(body: bytes, max_choices: int) -> ChatRequest:
         InvalidRequestError: with the offending field in `param`.
     """
     asked = decode(body, _decoder)
-    if asked.n is not None and asked.n > max_choices:
-        raise InvalidRequestError(f"'n' is {asked.n}, but at most {max_choices} choices are made.", param="n")
-    stream = asked.stream is True
-    if asked.stream_options is not None and not stream:
-        raise InvalidRequestError("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
+    asked.check(max_choices)
+    max_tokens = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     return ChatRequest(
         model=asked.model,
-        messages=[normalise(message, at) for at, message in enumerate(asked.messages)],
-        sampling_parameters=_sampling_parameters(asked),
-        stream=stream,
-        include_usage=asked.stream_options is not None and asked.stream_options.include_usage is True,
+        prompt=chat_prompt(asked),
+        sampling_parameters=asked.parameters(max_tokens=max_tokens, logprobs=_num_logprobs(asked)),
+        stream=asked.is_stream,
+        include_usage=asked.wants_usage,
     )
 
 
-def _sampling_parameters(asked: _Body) -> dict[str, Any]:
-    max_tokens = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
-    parameters = {
-        "temperature": asked.temperature,
-        "top_p": asked.top_p,
-        # vLLM writes "off" as -1 or 0; the engine gets one of them.
-        "top_k": None if asked.top_k is None else min(max(asked.top_k, 0), _INT32_MAX),
-        "max_tokens": None if max_tokens is None else min(max_tokens, _INT32_MAX),
-        "stop": asked.stop or None,
-        "n": asked.n,
-        "seed": asked.seed,
-    }
-    return {name: value for name, value in parameters.items() if value is not None}
+class Conversation(Protocol):
+    """The fields of a body that make a prompt of messages; template options may be among its others."""
+
+    messages: list[ChatMessage]
+
+
+def chat_prompt(asked: Conversation) -> Prompt:
+    """The prompt that a body's messages and template options make.
+
+    Raises:
+        InvalidRequestError: a message is not one, or the options contradict each other.
+    """
+    names = ("chat_template_kwargs", "add_generation_prompt", "continue_final_message", "add_special_tokens")
+    options = {name: value for name in names if (value := getattr(asked, name, None)) is not None}
+    if options.get("continue_final_message"):
+        if options.get("add_generation_prompt"):
+            raise InvalidRequestError(
+                "'continue_final_message' and 'add_generation_prompt' cannot both be true.",
+                param="continue_final_message",
+            )
+        options["add_generation_prompt"] = False
+    messages = [normalise(message, at) for at, message in enumerate(asked.messages)]
+    return Prompt(messages=messages, options=options)
+
+
+def _num_logprobs(asked: ChatBody) -> int | None:
+    if asked.logprobs is True:
+        return asked.top_logprobs or 0
+    if asked.top_logprobs is not None:
+        raise InvalidRequestError("'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs")
+    return None

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from proxy.backend import FinishReason, Piece, Usage
+from proxy.backend import FinishReason, Piece, TokenLogprob
+from proxy.usage import UsageCount, count
 
 
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: int
+class ChatLogprobs(msgspec.Struct):
+    """Each token's log probability, where the request asked for it."""
 
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: _PromptDetails
+    content: list[TokenLogprob]
+    refusal: None = None
 
 
 class _Message(msgspec.Struct):
@@ -36,7 +33,7 @@ class _Message(msgspec.Struct):
 class _Choice(msgspec.Struct):
     index: int
     message: _Message
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: FinishReason
 
 
@@ -49,7 +46,7 @@ class ChatCompletion(msgspec.Struct):
     model: str
     system_fingerprint: str
     choices: list[_Choice]
-    usage: _Usage
+    usage: UsageCount
 
 
 class _Delta(msgspec.Struct):
@@ -60,7 +57,7 @@ class _Delta(msgspec.Struct):
 class _ChunkChoice(msgspec.Struct):
     index: int
     delta: _Delta
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -73,7 +70,7 @@ class ChatChunk(msgspec.Struct):
     model: str
     system_fingerprint: str
     choices: list[_ChunkChoice]
-    usage: _Usage | UnsetType | None = UNSET
+    usage: UsageCount | UnsetType | None = UNSET
 
 
 class ChatAnswer:
@@ -87,28 +84,16 @@ class ChatAnswer:
         self._include_usage = include_usage
         self._begun: set[int] = set()
 
-    def completion(self, pieces: Iterable[Piece]) -> ChatCompletion:
+    def completion(self, pieces: Sequence[Piece]) -> ChatCompletion:
         """Join all pieces of the answer; they hold one finish reason per choice and one usage."""
-        texts: dict[int, list[str]] = {}
-        reasons: dict[int, FinishReason] = {}
-        usage = Usage(0, 0)
-        for piece in pieces:
-            texts.setdefault(piece.index, []).append(piece.text)
-            if piece.finish_reason is not None:
-                reasons[piece.index] = piece.finish_reason
-            usage = piece.usage or usage
-        choices = [
-            _Choice(index, _Message("assistant", "".join(texts[index])), None, reasons[index])
-            for index in sorted(reasons)
-        ]
         return ChatCompletion(
             self.id,
             "chat.completion",
             self._created,
             self._model,
             self._fingerprint,
-            choices,
-            _count(usage),
+            [_choice(index, of_choice) for index, of_choice in by_choice(pieces)],
+            count(pieces[-1].usage),
         )
 
     def chunks(self, pieces: Iterable[Piece]) -> Iterator[ChatChunk]:
@@ -116,19 +101,18 @@ class ChatAnswer:
         for piece in pieces:
             if piece.index not in self._begun:
                 self._begun.add(piece.index)
-                yield self._chunk(piece.index, _Delta(role="assistant", content=""))
-            if piece.text:
-                yield self._chunk(piece.index, _Delta(content=piece.text))
+                yield self._chunk(_ChunkChoice(piece.index, _Delta(role="assistant", content="")))
+            if piece.text or piece.logprobs:
+                yield self._chunk(_ChunkChoice(piece.index, _Delta(content=piece.text), _logprobs([piece])))
             if piece.finish_reason is not None:
-                yield self._chunk(piece.index, _Delta(), piece.finish_reason)
+                yield self._chunk(_ChunkChoice(piece.index, _Delta(), None, piece.finish_reason))
             if piece.usage is not None and self._include_usage:
-                yield self._envelope([], _count(piece.usage))
+                yield self._envelope([], count(piece.usage))
 
-    def _chunk(self, index: int, delta: _Delta, finish_reason: FinishReason | None = None) -> ChatChunk:
-        choice = _ChunkChoice(index, delta, None, finish_reason)
+    def _chunk(self, choice: _ChunkChoice) -> ChatChunk:
         return self._envelope([choice], None if self._include_usage else UNSET)
 
-    def _envelope(self, choices: list[_ChunkChoice], usage: _Usage | UnsetType | None) -> ChatChunk:
+    def _envelope(self, choices: list[_ChunkChoice], usage: UsageCount | UnsetType | None) -> ChatChunk:
         return ChatChunk(
             self.id,
             "chat.completion.chunk",
@@ -140,10 +124,21 @@ class ChatAnswer:
         )
 
 
-def _count(usage: Usage) -> _Usage:
-    return _Usage(
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.prompt_tokens + usage.completion_tokens,
-        _PromptDetails(usage.cached_tokens),
-    )
+def by_choice(pieces: Iterable[Piece]) -> list[tuple[int, list[Piece]]]:
+    """The pieces of each choice, in the order of the choices."""
+    of: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        of.setdefault(piece.index, []).append(piece)
+    return sorted(of.items())
+
+
+def _choice(index: int, pieces: list[Piece]) -> _Choice:
+    reason = pieces[-1].finish_reason
+    assert reason is not None
+    return _Choice(index, _Message("assistant", "".join(piece.text for piece in pieces)), _logprobs(pieces), reason)
+
+
+def _logprobs(pieces: list[Piece]) -> ChatLogprobs | None:
+    if all(piece.logprobs is None for piece in pieces):
+        return None
+    return ChatLogprobs([entry for piece in pieces for entry in piece.logprobs or []])

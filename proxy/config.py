@@ -84,6 +84,9 @@ class ProxyConfig:
     )
     workers: int = _setting("TAKEOFF_PROXY_WORKERS", "proxy processes", _integer(1, 256), "1")
     max_choices: int = _setting("TAKEOFF_MAX_CHOICES", "highest accepted `n`", _integer(1, 128), "8")
+    max_prompts: int = _setting(
+        "TAKEOFF_MAX_PROMPTS", "highest accepted number of prompts in one completion", _integer(1, 1024), "64"
+    )
     max_body_bytes: int = _setting(
         "TAKEOFF_MAX_BODY_BYTES", "largest accepted request body, in bytes", _integer(1, 2**30), "16777216"
     )

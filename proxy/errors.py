@@ -6,7 +6,8 @@ formats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar
 
 import msgspec
@@ -116,6 +117,16 @@ class DeadlineError(ApiError):
     """The answer took longer than the deadline allows."""
 
     status = 504
+
+
+@contextmanager
+def naming(fields: Mapping[str, str]) -> Iterator[None]:
+    """Within the block, errors name the client's fields instead of the engine's: `{engine's: client's}`."""
+    try:
+        yield
+    except ApiError as error:
+        error.param = fields.get(error.param or "", error.param)
+        raise
 
 
 class _Detail(msgspec.Struct):

@@ -13,7 +13,7 @@ from proxy.errors import InvalidRequestError, UnsupportedMediaTypeError
 T = TypeVar("T")
 
 _UNREADABLE = "We could not parse the JSON body of your request"
-_PATH = re.compile(r"^(?P<problem>.*) - at `\$\.(?P<path>(?P<field>\w+).*)`$", re.DOTALL)
+_PATH = re.compile(r"^(?P<problem>.*) - at (?:`key` in )?`\$\.(?P<path>(?P<field>\w+).*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<field>\w+)`$")
 
 

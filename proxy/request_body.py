@@ -12,7 +12,9 @@ import asyncio
 from sanic import Request
 from sanic.http import Http
 
+from proxy.config import ProxyConfig
 from proxy.errors import PayloadTooLargeError, RequestTimeoutError
+from proxy.json_body import require_json
 
 
 def drained_bytes(max_bytes: int) -> int:
@@ -21,6 +23,16 @@ def drained_bytes(max_bytes: int) -> int:
     Sanic cuts off header lines at this number too, which is why it has a floor.
     """
     return max(8 * max_bytes, 1 << 20)
+
+
+async def receive_json(request: Request, config: ProxyConfig) -> bytes:
+    """Return the body of a request that may hold JSON; see `receive`.
+
+    Raises:
+        UnsupportedMediaTypeError: the request says that its body is something else.
+    """
+    require_json(request.headers.getone("content-type", None))
+    return await receive(request, config.max_body_bytes, config.request_timeout)
 
 
 async def receive(request: Request, max_bytes: int, max_silence: float) -> bytes:

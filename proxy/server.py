@@ -10,6 +10,7 @@ from sanic.response import BaseHTTPResponse
 from proxy import error_handler, request_id
 from proxy.backend import Backend
 from proxy.chat import chat
+from proxy.completions import completions
 from proxy.config import ProxyConfig
 from proxy.context import App, Context
 from proxy.groups import Groups
@@ -17,7 +18,9 @@ from proxy.health import health
 from proxy.models import models
 from proxy.request_body import drained_bytes
 from proxy.shutdown import Shutdown
+from proxy.tokens import tokens
 from proxy.triton_client import TritonBackend
+from proxy.version import version
 
 
 def create_app(config: ProxyConfig, backend: Backend | None = None, name: str = "slipstream") -> App:
@@ -37,7 +40,7 @@ def create_app(config: ProxyConfig, backend: Backend | None = None, name: str = 
         RESPONSE_TIMEOUT=float("inf"),
         GRACEFUL_SHUTDOWN_TIMEOUT=config.shutdown_timeout,
     )
-    for routes in (chat, models, health):
+    for routes in (chat, completions, tokens, models, version, health):
         app.blueprint(routes)
     error_handler.install(app)
     _manage_context(app, config, backend)

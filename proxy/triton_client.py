@@ -19,7 +19,17 @@ from tritonclient.grpc import InferInput, InferResult
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from proxy.backend import FinishReason, GenerateRequest, ModelDescription, ModelState, Piece, Usage
+from proxy.backend import (
+    FinishReason,
+    GenerateRequest,
+    ModelDescription,
+    ModelState,
+    Piece,
+    Prompt,
+    TokenLogprob,
+    Tokens,
+    Usage,
+)
 from proxy.errors import ApiError, InternalError, UnavailableError, from_kind
 from proxy.triton_errors import translate
 
@@ -36,7 +46,7 @@ INPUTS = {
 OUTPUTS = ("text_output", "event")
 
 _INDEX_SECONDS = 5.0
-_DESCRIBE_SECONDS = 10.0
+_ASK_SECONDS = 10.0
 _END_SECONDS = 5.0
 
 _CHANNEL_ARGUMENTS = [
@@ -60,14 +70,16 @@ class _WireError(msgspec.Struct):
 
 
 class _WireEvent(msgspec.Struct):
-    """The `event` output: the union of the contract's three shapes."""
+    """The `event` output: the union of the contract's shapes."""
 
     index: int = 0
     num_tokens: int = 0
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: list[TokenLogprob] | None = None
     error: _WireError | None = None
     model: ModelDescription | None = None
+    tokens: Tokens | None = None
 
 
 _event_decoder = msgspec.json.Decoder(_WireEvent)
@@ -83,7 +95,7 @@ class TritonBackend:
     async def generate(self, group: str, request: GenerateRequest) -> AsyncGenerator[Sequence[Piece], None]:
         """See `Backend.generate`."""
         inputs = [
-            _tensor("messages", msgspec.json.encode(request.messages)),
+            *_prompt(request.prompt),
             _tensor("stream", request.stream),
             _tensor("sampling_parameters", msgspec.json.encode(request.sampling_parameters)),
         ]
@@ -97,7 +109,9 @@ class TritonBackend:
                     if event.error is not None:
                         failure = event.error
                         break
-                    pieces.append(Piece(event.index, text, event.num_tokens, event.finish_reason, event.usage))
+                    pieces.append(
+                        Piece(event.index, text, event.num_tokens, event.finish_reason, event.usage, event.logprobs)
+                    )
                 finished = bool(pieces) and pieces[-1].usage is not None
                 if pieces:
                     yield pieces
@@ -110,20 +124,24 @@ class TritonBackend:
             await responses.aclose()
         raise UnavailableError(f"The group {group!r} ended its answer early. Please try again.")
 
+    async def tokenize(self, group: str, prompt: Prompt) -> Tokens:
+        """See `Backend.tokenize`."""
+        _, event = await self._ask(group, [_tensor("task", b"tokenize"), *_prompt(prompt)])
+        if event.tokens is None:
+            raise InternalError("The model's answer could not be read.")
+        return event.tokens
+
+    async def detokenize(self, group: str, token_ids: list[int]) -> str:
+        """See `Backend.detokenize`."""
+        text, _ = await self._ask(group, [_tensor("task", b"detokenize"), _ids(token_ids)])
+        return text
+
     async def describe(self, group: str) -> ModelDescription:
         """See `Backend.describe`."""
-        responses = self._infer(group, [_tensor("task", b"describe")], deadline=_DESCRIBE_SECONDS)
-        try:
-            async for _, events in responses:
-                if events[0].error is not None:
-                    error = events[0].error
-                    raise from_kind(error.kind, error.message, code=error.code, param=error.param)
-                if events[0].model is not None:
-                    await _drain(responses)
-                    return events[0].model
-        finally:
-            await responses.aclose()
-        raise UnavailableError(f"The group {group!r} did not describe itself.")
+        _, event = await self._ask(group, [_tensor("task", b"describe")])
+        if event.model is None:
+            raise UnavailableError(f"The group {group!r} did not describe itself.")
+        return event.model
 
     async def index(self) -> list[ModelState]:
         """See `Backend.index`."""
@@ -136,6 +154,19 @@ class TritonBackend:
     async def close(self) -> None:
         """See `Backend.close`."""
         await self._client.close()
+
+    async def _ask(self, group: str, inputs: list[InferInput]) -> tuple[str, _WireEvent]:
+        """Run a request whose answer is one event."""
+        responses = self._infer(group, inputs, deadline=_ASK_SECONDS)
+        try:
+            async for texts, events in responses:
+                if (error := events[0].error) is not None:
+                    raise from_kind(error.kind, error.message, code=error.code, param=error.param)
+                await _drain(responses)
+                return texts[0], events[0]
+        finally:
+            await responses.aclose()
+        raise UnavailableError(f"The group {group!r} did not answer.")
 
     async def _infer(
         self, group: str, inputs: list[InferInput], request_id: str = "", deadline: float | None = None
@@ -171,6 +202,25 @@ class TritonBackend:
 
     def _fail(self, error: Exception) -> NoReturn:
         raise translate(error, self._url) from error
+
+
+def _prompt(prompt: Prompt) -> list[InferInput]:
+    inputs = []
+    if prompt.messages is not None:
+        inputs.append(_tensor("messages", msgspec.json.encode(prompt.messages)))
+    if prompt.text is not None:
+        inputs.append(_tensor("text_input", prompt.text.encode()))
+    if prompt.token_ids is not None:
+        inputs.append(_ids(prompt.token_ids))
+    if prompt.options:
+        inputs.append(_tensor("prompt_options", msgspec.json.encode(prompt.options)))
+    return inputs
+
+
+def _ids(token_ids: list[int]) -> InferInput:
+    tensor = InferInput("input_ids", [len(token_ids)], INPUTS["input_ids"])
+    tensor.set_data_from_numpy(np.array(token_ids, dtype=np.int64))
+    return tensor
 
 
 def _tensor(name: str, value: bytes | bool) -> InferInput:

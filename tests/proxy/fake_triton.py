@@ -100,6 +100,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 def _inputs(request: Any) -> Inputs:
     inputs: Inputs = {"model": request.model_name, "id": request.id}
     for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
+        if tensor.datatype == "INT64":
+            inputs[tensor.name] = list(struct.unpack(f"<{tensor.shape[0]}q", raw))
+            continue
         assert list(tensor.shape) == [1]
         if tensor.datatype == "BOOL":
             inputs[tensor.name] = raw == b"\x01"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from proxy.backend import FinishReason, GenerateRequest, ModelDescription, ModelState, Piece, Usage
-from proxy.errors import ApiError
+from proxy.backend import FinishReason, GenerateRequest, ModelDescription, ModelState, Piece, Prompt, Tokens, Usage
+from proxy.errors import ApiError, InvalidRequestError
 
 Script = Callable[[GenerateRequest], AsyncGenerator[Sequence[Piece], None]]
 
@@ -98,6 +98,16 @@ class FakeBackend:
         finally:
             self.num_open -= 1
             self.closed.set()
+
+    async def tokenize(self, group: str, prompt: Prompt) -> Tokens:
+        if prompt.text is None:
+            return Tokens([1, 2, 3], ["a", "b", "c"])
+        return Tokens(list(prompt.text.encode()), list(prompt.text))
+
+    async def detokenize(self, group: str, token_ids: list[int]) -> str:
+        if max(token_ids) > 255:
+            raise InvalidRequestError("input_ids names a token that does not exist.", param="input_ids")
+        return bytes(token_ids).decode(errors="replace")
 
     async def describe(self, group: str) -> ModelDescription:
         if self.failure is not None:

@@ -179,7 +179,7 @@ async def test_what_the_client_sets_reaches_the_engine_and_nothing_else_does(
         user=17,
         frequency_penalty=None,
     )
-    assert backend.last.messages == [
+    assert backend.last.prompt.messages == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "ab", "name": "ann"},
         {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function"}]},
@@ -336,7 +336,7 @@ async def test_a_stream_over_its_deadline_ends_with_an_error_event(serve: Serve,
 
 async def test_a_hundred_streams_do_not_mix(server: Server, backend: FakeBackend) -> None:
     async def script(request: Any) -> Any:
-        name = request.messages[0]["content"]
+        name = (request.prompt.messages or [])[0]["content"]
         for number in range(5):
             await asyncio.sleep(0)
             yield [Piece(0, f"{name}.{number} ", 1)]

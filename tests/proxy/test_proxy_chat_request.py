@@ -42,6 +42,25 @@ WRONG_FIELDS = [
     (body(messages=["Hi"]), "messages"),
     (body(messages=[None]), "messages"),
     (body(messages={"role": "user"}), "messages"),
+    (body(presence_penalty=2.1), "presence_penalty"),
+    (body(frequency_penalty=-2.1), "frequency_penalty"),
+    (body(repetition_penalty=0), "repetition_penalty"),
+    (body(min_p=1.1), "min_p"),
+    (body(logit_bias=[1]), "logit_bias"),
+    (body(logit_bias={"a": 1}), "logit_bias"),
+    (body(logit_bias={"1": 101}), "logit_bias"),
+    (body(logit_bias={str(token): 1 for token in range(1025)}), "logit_bias"),
+    (body(logprobs=5), "logprobs"),
+    (body(top_logprobs=5), "top_logprobs"),
+    (body(logprobs=False, top_logprobs=5), "top_logprobs"),
+    (body(logprobs=True, top_logprobs=21), "top_logprobs"),
+    (body(min_tokens=-1), "min_tokens"),
+    (body(stop_token_ids=[-1]), "stop_token_ids"),
+    (body(stop_token_ids=list(range(65))), "stop_token_ids"),
+    (body(ignore_eos="yes"), "ignore_eos"),
+    (body(timeout=0), "timeout"),
+    (body(chat_template_kwargs=[]), "chat_template_kwargs"),
+    (body(add_generation_prompt=True, continue_final_message=True), "continue_final_message"),
     (message(), "messages"),
     (message(content="Hi"), "messages"),
     (message(role="user"), "messages"),
@@ -197,7 +216,12 @@ GOOD = [
     {"max_tokens": 1},
     {"stream": True, "stream_options": {"include_usage": None}},
     {"stream": True, "stream_options": {}},
-    {"functions": 5, "function_call": [], "tools": "x", "logit_bias": 7, "response_format": 1, "": 1},
+    {"logit_bias": {"5": -100, "6": 100}, "logprobs": True, "top_logprobs": 20},
+    {"logprobs": False},
+    {"presence_penalty": -2, "frequency_penalty": 2, "repetition_penalty": 10, "min_p": 1},
+    {"min_tokens": 0, "stop_token_ids": [], "ignore_eos": True, "timeout": 0.5},
+    {"chat_template_kwargs": {"enable_thinking": False}, "continue_final_message": True},
+    {"functions": 5, "function_call": [], "tools": "x", "store": 7, "response_format": 1, "": 1},
 ]
 
 
@@ -240,7 +264,7 @@ async def test_only_an_explicit_other_content_type_is_refused(
 
 def test_text_of_any_script_passes_unchanged() -> None:
     text = 'héllo 🙂 \u0000 \u2028 \\ " </s> \U0010ffff'
-    assert parse(message(role="user", content=text), 8).messages[1]["content"] == text
+    assert (parse(message(role="user", content=text), 8).prompt.messages or [])[1]["content"] == text
 
 
 json_values = st.recursive(

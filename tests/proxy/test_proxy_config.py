@@ -23,6 +23,7 @@ def test_every_setting_can_be_set() -> None:
             "TAKEOFF_TRITON_URL": "triton:9002",
             "TAKEOFF_PROXY_WORKERS": "4",
             "TAKEOFF_MAX_CHOICES": "2",
+            "TAKEOFF_MAX_PROMPTS": "3",
             "TAKEOFF_MAX_BODY_BYTES": "1000",
             "TAKEOFF_SSE_KEEP_ALIVE_SECONDS": "1.5",
             "TAKEOFF_REQUEST_TIMEOUT_SECONDS": "20",
@@ -30,7 +31,7 @@ def test_every_setting_can_be_set() -> None:
             "TAKEOFF_SHUTDOWN_TIMEOUT_SECONDS": "5",
         }
     )
-    assert config == ProxyConfig("0.0.0.0", 4000, 9001, "triton:9002", 4, 2, 1000, 1.5, 20.0, 600.0, 5.0)
+    assert config == ProxyConfig("0.0.0.0", 4000, 9001, "triton:9002", 4, 2, 3, 1000, 1.5, 20.0, 600.0, 5.0)
 
 
 def test_tritons_port_is_part_of_its_default_url() -> None:

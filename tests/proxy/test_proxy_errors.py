@@ -17,6 +17,10 @@ ROUTES = [
     ("/v1/chat/completions", {"POST", "OPTIONS"}),
     ("/v1/models", {"GET", "HEAD", "OPTIONS"}),
     ("/v1/models/primary", {"GET", "HEAD", "OPTIONS"}),
+    ("/v1/completions", {"POST", "OPTIONS"}),
+    ("/tokenize", {"POST", "OPTIONS"}),
+    ("/detokenize", {"POST", "OPTIONS"}),
+    ("/version", {"GET", "HEAD", "OPTIONS"}),
     ("/health", {"GET", "HEAD", "OPTIONS"}),
     ("/health/ready", {"GET", "HEAD", "OPTIONS"}),
 ]
@@ -31,7 +35,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     return error
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v2/models", "/v1/chat", "/favicon.ico", "/v1/completions", "/%ff"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v2/models", "/v1/chat", "/favicon.ico", "/v1/embeddings", "/%ff"])
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 async def test_an_unknown_route_is_a_404(server: Server, path: str, method: str) -> None:
     response = await server.http.request(method, path)

@@ -11,12 +11,24 @@ import grpc  # type: ignore[import-untyped]
 import pytest
 import pytest_asyncio
 
-from proxy.backend import GenerateRequest, ModelDescription, ModelState, Piece, Usage
+from proxy.backend import (
+    GenerateRequest,
+    ModelDescription,
+    ModelState,
+    Piece,
+    Prompt,
+    TokenLogprob,
+    Tokens,
+    TopLogprob,
+    Usage,
+)
 from proxy.errors import ApiError, DeadlineError, InternalError, InvalidRequestError, UnavailableError
-from proxy.triton_client import INPUTS, OUTPUTS, TritonBackend
+from proxy.triton_client import TritonBackend
 from tests.proxy.fake_triton import DESCRIPTION, USAGE, FakeTriton, failure, piece, response, running
 
-STREAM = GenerateRequest([{"role": "user", "content": "Hi 🙂"}], {"temperature": 0.5, "stop": ["a"]}, True, "id-1")
+STREAM = GenerateRequest(
+    Prompt(messages=[{"role": "user", "content": "Hi 🙂"}]), {"temperature": 0.5, "stop": ["a"]}, True, "id-1"
+)
 
 
 @pytest_asyncio.fixture
@@ -223,7 +235,7 @@ async def test_messages_of_many_megabytes_pass(client: TritonBackend, triton: Fa
 
     triton.script = script
     text = "é" * 6_000_000
-    ((only,),) = await collect(client, GenerateRequest([{"role": "user", "content": text}], {}, False))
+    ((only,),) = await collect(client, GenerateRequest(Prompt(messages=[{"role": "user", "content": text}]), {}, False))
     assert only.text == text
 
 
@@ -235,7 +247,7 @@ async def test_two_hundred_streams_share_one_channel(client: TritonBackend, trit
         yield response((name, piece(0, 1, "stop", usage=USAGE)), final=True)
 
     triton.script = script
-    requests = [GenerateRequest([], {}, True, f"id-{n}") for n in range(200)]
+    requests = [GenerateRequest(Prompt(messages=[]), {}, True, f"id-{n}") for n in range(200)]
     answers = await asyncio.gather(*(collect(client, request) for request in requests))
     for request, answer in zip(requests, answers, strict=True):
         assert "".join(p.text for pieces in answer for p in pieces) == f"{request.request_id} {request.request_id}"
@@ -257,11 +269,6 @@ async def test_the_index_keeps_states_and_reasons(client: TritonBackend, triton:
     ]
 
 
-def test_the_tensors_are_those_of_the_contract() -> None:
-    assert set(INPUTS) == {"task", "text_input", "messages", "stream", "sampling_parameters"}
-    assert OUTPUTS == ("text_output", "event")
-
-
 async def test_an_error_in_a_description_keeps_its_kind(client: TritonBackend, triton: FakeTriton) -> None:
     async def fail(inputs: Any, context: Any) -> AsyncIterator[Any]:
         yield response(("", {"error": {"kind": "invalid_request", "message": "No."}}), final=True)
@@ -269,3 +276,37 @@ async def test_an_error_in_a_description_keeps_its_kind(client: TritonBackend, t
     triton.script = fail
     with pytest.raises(InvalidRequestError, match="No"):
         await collect(client)
+
+
+async def test_every_kind_of_prompt_reaches_the_model(client: TritonBackend, triton: FakeTriton) -> None:
+    for prompt in (Prompt(text="Hi"), Prompt(token_ids=[5, 6], options={"add_special_tokens": False})):
+        await collect(client, GenerateRequest(prompt, {}, False))
+    first, second = triton.requests
+    assert first["text_input"] == "Hi"
+    assert second["input_ids"] == [5, 6]
+    assert json.loads(second["prompt_options"]) == {"add_special_tokens": False}
+    assert not {"messages", "text_input"} & set(second)
+
+
+async def test_tokens_go_there_and_back(client: TritonBackend, triton: FakeTriton) -> None:
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        if inputs["task"] == "tokenize":
+            yield response(("", {"tokens": {"ids": [5, 6], "texts": ["a", "b"]}}), final=True)
+        else:
+            yield response(("ab", {"tokens": {"ids": inputs["input_ids"]}}), final=True)
+
+    triton.script = script
+    assert await client.tokenize("primary", Prompt(text="ab")) == Tokens([5, 6], ["a", "b"])
+    assert await client.detokenize("primary", [5, 6]) == "ab"
+
+
+async def test_log_probabilities_cross(client: TritonBackend, triton: FakeTriton) -> None:
+    entry = {"token": "a", "logprob": -0.5, "bytes": [97]}
+
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        event = piece(0, 1, "stop", usage=USAGE, logprobs=[{**entry, "top_logprobs": [entry]}])
+        yield response(("a", event), final=True)
+
+    triton.script = script
+    ((only,),) = await collect(client, STREAM)
+    assert only.logprobs == [TokenLogprob("a", -0.5, [97], [TopLogprob("a", -0.5, [97])])]

@@ -1,0 +1,104 @@
+"""From pieces to a response, whole or as events: the same for chats and completions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from sanic import HTTPResponse, Request, raw
+
+from proxy import sse
+from proxy.backend import Piece
+from proxy.context import Context
+from proxy.errors import ApiError, DeadlineError, InternalError, describe
+from proxy.request_id import request_id
+
+_log = logging.getLogger(__name__)
+
+Pieces = AsyncGenerator[Sequence[Piece], None]
+
+
+class Answer(Protocol):
+    """Knows the shape in which a route answers."""
+
+    def completion(self, pieces: Sequence[Piece]) -> Any:
+        """The whole answer, of all its pieces."""
+
+    def chunks(self, pieces: Iterable[Piece]) -> Iterable[Any]:
+        """The events that these pieces make."""
+
+
+async def respond(
+    request: Request, ctx: Context, answer: Answer, pieces: Pieces, *, stream: bool
+) -> HTTPResponse | None:
+    """Answer `request`. Whatever ends this, a client that left included, the caller closes the pieces."""
+    _notice_disconnects(request)
+    if stream:
+        await _stream(request, ctx, answer, pieces)
+        return None
+    return await _complete(ctx, answer, pieces)
+
+
+async def _complete(ctx: Context, answer: Answer, pieces: Pieces) -> HTTPResponse:
+    collected: list[Piece] = []
+    try:
+        async with asyncio.timeout(ctx.config.response_timeout or None):
+            async for some in pieces:
+                collected.extend(some)
+    except TimeoutError:
+        raise _late(ctx) from None
+    return raw(msgspec.json.encode(answer.completion(collected)), content_type="application/json")
+
+
+async def _stream(request: Request, ctx: Context, answer: Answer, pieces: Pieces) -> None:
+    """Write the answer as events.
+
+    Nothing is sent before the engine's first word, so that a refusal can still be a plain HTTP error. When
+    that word takes longer than the keep-alive interval, the stream begins with a comment instead: from then
+    on a refusal can only be an error event, but nobody in between takes the connection for dead.
+    """
+    async with sse.EventStream(request, ctx.config.sse_keep_alive) as stream:
+        try:
+            async with asyncio.timeout(ctx.config.response_timeout or None):
+                async for some in pieces:
+                    data = sse.encode(answer.chunks(some))
+                    if some[-1].usage is not None:
+                        await stream.write(data + sse.DONE, end=True)
+                    elif data:
+                        await stream.write(data)
+        except Exception as error:
+            failure = _late(ctx) if isinstance(error, TimeoutError) else error
+            if not stream.begun:
+                raise failure from None
+            await _fail(request, stream, failure)
+        finally:
+            ctx.shutdown.release(request)
+
+
+async def _fail(request: Request, stream: sse.EventStream, error: Exception) -> None:
+    """End a stream that has begun with an error event and without `[DONE]`."""
+    if not isinstance(error, ApiError):
+        _log.error("request %s failed while streaming", request_id(request), exc_info=error)
+        error = InternalError("The server failed while streaming the answer.")
+    else:
+        _log.warning("request %s ended with an error event: %s", request_id(request), error.message)
+    await stream.write(sse.encode([describe(error)]), end=True)
+
+
+def _late(ctx: Context) -> ApiError:
+    return DeadlineError(
+        f"The answer took longer than {ctx.config.response_timeout:g} seconds.", code="deadline_exceeded"
+    )
+
+
+def _notice_disconnects(request: Request) -> None:
+    """Let the connection be read while the answer is made.
+
+    Sanic stops reading when a body fills its buffer, and a connection that is not read never learns that the
+    client has left. Should more arrive, Sanic pauses again.
+    """
+    if request.transport is not None and not request.transport.is_closing():
+        request.transport.resume_reading()  # type: ignore[attr-defined]
