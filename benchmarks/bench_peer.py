@@ -2,7 +2,7 @@
 
 Usage: .venv/bin/python benchmarks/bench_peer.py --name vllm-cpu --url http://127.0.0.1:8101 --pid PID [--repeats 2]
 
-The peer must serve the same weights under the model name `primary`. PID is its process: whoever is not being asked is
+The peer must serve the same weights. PID is its process: whoever is not being asked is
 paused with its children, because even an idle server takes some of the cores. Writes
 benchmarks/results/peer-NAME.json.
 """
@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -21,25 +21,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 from tqdm import tqdm
+from transformers import AutoTokenizer
 
 from benchmarks import machine, workload
 from benchmarks.bench_serving import RESULTS, run_http
-from benchmarks.service import Service
+from benchmarks.service import Service, default_model
 
 
-def measure(name: str, url: str, pid: int, streams: list[int], repeats: int) -> list[dict[str, Any]]:
+def measure(peer: argparse.Namespace, count_tokens: Callable[[str], int] | None) -> list[dict[str, Any]]:
     """Ask both in turn, each number of streams `repeats` times after one round to warm up."""
     rows = []
+    name = peer.name
     with tempfile.TemporaryDirectory() as run_dir, Service(Path(run_dir)) as service:
-        pids = {"slipstream": service.pid, name: pid}
-        rounds = [(repeat, count) for repeat in range(repeats + 1) for count in streams]
+        pids = {"slipstream": service.pid, name: peer.pid}
+        rounds = [(repeat, count) for repeat in range(peer.repeats + 1) for count in peer.streams]
         for repeat, count in tqdm(rounds, desc="rounds", unit="round"):
             # New prompts each time: neither side shall answer from its prefix cache.
             # And no seeds: vLLM's CPU build 0.32 dies of one ("CPU Generator does not use offset").
             bodies = [{**workload.request(1000 * repeat + number), "seed": None} for number in range(count)]
-            for who, where in (("slipstream", service.url), (name, url)):
+            for who, where, model in (("slipstream", service.url, "primary"), (name, peer.url, peer.model)):
                 with _alone(pids, who):
-                    result = run_http(where, bodies)
+                    result = run_http(where, [{**body, "model": model} for body in bodies], count_tokens)
                 if repeat:  # the first round warms up
                     rows.append({"streams": count, "who": who, "repeat": repeat, **result})
     return rows
@@ -88,6 +90,11 @@ def summarise(rows: list[dict[str, Any]], name: str) -> list[dict[str, float]]:
     return table
 
 
+def _counter() -> Callable[[str], int]:
+    tokenizer = AutoTokenizer.from_pretrained(default_model())
+    return lambda text: len(tokenizer(text)["input_ids"])
+
+
 def main() -> None:
     """Measure, print, and keep the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,8 +103,11 @@ def main() -> None:
     parser.add_argument("--pid", type=int, required=True)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32, 64])
+    parser.add_argument("--model", default="primary", help="the peer's name for it")
+    parser.add_argument("--count-tokens", action="store_true", help="by the text: the peer refuses stream_options")
     arguments = parser.parse_args()
-    rows = measure(arguments.name, arguments.url, arguments.pid, arguments.streams, arguments.repeats)
+    counter = _counter() if arguments.count_tokens else None
+    rows = measure(arguments, counter)
     table = summarise(rows, arguments.name)
     for line in table:
         print(line)

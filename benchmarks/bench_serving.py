@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,9 +55,14 @@ class EngineAlone:
         return self._process.stdout.readline().strip()
 
 
-def run_http(url: str, bodies: list[dict[str, Any]]) -> dict[str, float]:
-    """The same bodies through the service."""
-    timings = asyncio.run(http_load.run(url, bodies))
+def run_http(
+    url: str, bodies: list[dict[str, Any]], count_tokens: Callable[[str], int] | None = None
+) -> dict[str, float]:
+    """The same bodies through the service; tokens are counted by itself, unless told otherwise."""
+    timings = asyncio.run(http_load.run(url, bodies, usage=count_tokens is None))
+    if count_tokens is not None:
+        for timing in timings:
+            timing.num_tokens = count_tokens(timing.text)
     started = min(timing.started for timing in timings)
     gaps = sorted(b - a for t in timings for a, b in zip(t.chunks, t.chunks[1:], strict=False))
     return {

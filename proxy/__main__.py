@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 
+from proxy.api_keys import ApiKeys, KeyFileError
 from proxy.config import ConfigError, ProxyConfig
 from proxy.process import listen, serve
 from proxy.workers import supervise
@@ -16,8 +17,9 @@ def main() -> int:
     """Run the proxy and return its exit status; a wrong setting costs one line and status 1."""
     try:
         config = ProxyConfig.from_env(os.environ)
+        ApiKeys(config.api_keys, config.api_keys_file)  # a file that cannot be used stops the start
         listener: socket.socket = listen(config)
-    except ConfigError as error:
+    except (ConfigError, KeyFileError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     logging.basicConfig(

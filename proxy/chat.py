@@ -21,10 +21,11 @@ chat = Blueprint("chat")
 async def create_chat_completion(request: Request) -> HTTPResponse | None:
     """Answer a conversation, whole or as a stream."""
     ctx = context(request)
-    asked = parse(await receive_json(request, ctx.config), ctx.config.max_choices)
-    model = await ctx.groups.ready(asked.model)
-    answer = ChatAnswer(asked.model, model.fingerprint, asked.include_usage)
-    generate = GenerateRequest(asked.prompt, asked.sampling_parameters, asked.stream, request_id(request))
-    # Whatever ends this handler, a client that left included, closes the pieces: that frees the engine.
-    async with aclosing(ctx.backend.generate(asked.model, generate)) as pieces:
-        return await respond(request, ctx, answer, pieces, stream=asked.stream)
+    with ctx.admission.admit(request):
+        asked = parse(await receive_json(request, ctx.config), ctx.config.max_choices, ctx.config.max_messages)
+        model = await ctx.groups.ready(asked.model)
+        answer = ChatAnswer(asked.model, model.fingerprint, asked.include_usage)
+        generate = GenerateRequest(asked.prompt, asked.sampling_parameters, asked.stream, request_id(request))
+        # Whatever ends this handler, a client that left included, closes the pieces: that frees the engine.
+        async with aclosing(ctx.backend.generate(asked.model, generate)) as pieces:
+            return await respond(request, ctx, answer, pieces, stream=asked.stream)

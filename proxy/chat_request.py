@@ -43,7 +43,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     include_usage: bool = False
 
 
-def parse(body: bytes, max_choices: int) -> ChatRequest:
+def parse(body: bytes, max_choices: int, max_messages: int) -> ChatRequest:
     """Check a request body against the rules.
 
     Raises:
@@ -51,6 +51,10 @@ def parse(body: bytes, max_choices: int) -> ChatRequest:
     """
     asked = decode(body, _decoder)
     asked.check(max_choices)
+    if len(asked.messages) > max_messages:
+        raise InvalidRequestError(
+            f"'messages' holds {len(asked.messages)} messages, but at most {max_messages} are taken.", param="messages"
+        )
     max_tokens = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     return ChatRequest(
         model=asked.model,

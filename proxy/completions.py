@@ -23,9 +23,9 @@ completions = Blueprint("completions")
 async def create_completion(request: Request) -> HTTPResponse | None:
     """Continue one or several prompts, whole or as a stream."""
     ctx = context(request)
-    asked = parse(await receive_json(request, ctx.config), ctx.config.max_choices, ctx.config.max_prompts)
-    model = await ctx.groups.ready(asked.model)
-    with naming({"text_input": "prompt", "input_ids": "prompt", "messages": "prompt"}):
+    with ctx.admission.admit(request), naming({"text_input": "prompt", "input_ids": "prompt", "messages": "prompt"}):
+        asked = parse(await receive_json(request, ctx.config), ctx.config.max_choices, ctx.config.max_prompts)
+        model = await ctx.groups.ready(asked.model)
         echoes = await _echoes(ctx, asked) if asked.echo else []
         answer = CompletionAnswer(asked.model, model.fingerprint, asked.include_usage, echoes)
         requests = [

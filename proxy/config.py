@@ -58,13 +58,20 @@ def _seconds(*, zero: bool) -> Callable[[str], float]:
     return parse
 
 
+def _list(raw: str) -> tuple[str, ...]:
+    values = tuple(value.strip() for value in raw.split(",") if value.strip())
+    if any(" " in value for value in values):
+        raise ValueError("values without spaces, separated by commas")
+    return values
+
+
 _port = _integer(1, 65535)
 
 
-def _setting(env: str, description: str, parse: Callable[[str], Any], default: str) -> Any:
+def _setting(env: str, description: str, parse: Callable[[str], Any], default: str, *, is_secret: bool = False) -> Any:
     """Declare a field whose default is written as its variable would be and parsed the same way."""
-    metadata = {"env": env, "description": description, "parse": parse, "default": default}
-    return field(default=parse(default), metadata=metadata)
+    metadata = {"env": env, "description": description, "parse": parse, "default": default, "is_secret": is_secret}
+    return field(default=parse(default), metadata=metadata, repr=not is_secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,38 @@ class ProxyConfig:
         "127.0.0.1:8001",
     )
     workers: int = _setting("TAKEOFF_PROXY_WORKERS", "proxy processes", _integer(1, 256), "1")
+    api_keys: tuple[str, ...] = _setting(
+        "TAKEOFF_API_KEYS",
+        "keys, separated by commas, one of which every request but `/health*` must bring",
+        _list,
+        "",
+        is_secret=True,
+    )
+    api_keys_file: str = _setting(
+        "TAKEOFF_API_KEYS_FILE",
+        "file with more keys, one a line, with a name and a space before it or without; read again when it changes",
+        str.strip,
+        "",
+    )
+    max_requests_per_minute: int = _setting(
+        "TAKEOFF_MAX_REQUESTS_PER_MINUTE",
+        "requests that one key may begin per minute, in each proxy process; 0 is no limit",
+        _integer(0, 10**9),
+        "0",
+    )
+    max_concurrent_requests: int = _setting(
+        "TAKEOFF_MAX_CONCURRENT_REQUESTS",
+        "requests of one key that are answered at once, in each proxy process; 0 is no limit",
+        _integer(0, 10**9),
+        "0",
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        "TAKEOFF_CORS_ORIGINS",
+        "origins of web pages that may use the API, separated by commas; `*` for all",
+        _list,
+        "",
+    )
+    max_messages: int = _setting("TAKEOFF_MAX_MESSAGES", "most messages in one chat", _integer(1, 10**6), "4096")
     max_choices: int = _setting("TAKEOFF_MAX_CHOICES", "highest accepted `n`", _integer(1, 128), "8")
     max_prompts: int = _setting(
         "TAKEOFF_MAX_PROMPTS", "highest accepted number of prompts in one completion", _integer(1, 1024), "64"
@@ -129,7 +168,8 @@ class ProxyConfig:
             try:
                 values[setting.name] = setting.metadata["parse"](raw)
             except ValueError as error:
-                raise ConfigError(f"{env}={raw!r} cannot be used: set it to {error}") from None
+                shown = "..." if setting.metadata["is_secret"] else repr(raw)
+                raise ConfigError(f"{env}={shown} cannot be used: set it to {error}") from None
         if "triton_url" not in values and "triton_grpc_port" in values:
             values["triton_url"] = f"127.0.0.1:{values['triton_grpc_port']}"
         return cls(**values)

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, cast
 
 from sanic import Request, Sanic
 
+from proxy.admission import Admission
 from proxy.backend import Backend
 from proxy.config import ProxyConfig
 from proxy.groups import Groups
@@ -22,6 +23,7 @@ class Context:
     config: ProxyConfig
     backend: Backend
     groups: Groups
+    admission: Admission
     shutdown: Shutdown
 
 

@@ -51,6 +51,16 @@ class InvalidRequestError(ApiError):
     type = "invalid_request_error"
 
 
+class AuthenticationError(InvalidRequestError):
+    """No API key, or not one of ours."""
+
+    status = 401
+    default_code = "invalid_api_key"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"www-authenticate": "Bearer"})
+
+
 class NotFoundError(InvalidRequestError):
     """No such route."""
 
@@ -100,6 +110,14 @@ class OverloadedError(ApiError):
     type = "rate_limit_error"
     default_code = "server_overloaded"
     default_retry_after = 1
+
+
+class RateLimitError(ApiError):
+    """The API key has had its share."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
 
 
 class InternalError(ApiError):

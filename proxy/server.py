@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from sanic import Request, Sanic
-from sanic.response import BaseHTTPResponse
+from sanic import Sanic
 
-from proxy import error_handler, request_id
+from proxy import error_handler, gate
+from proxy.admission import Admission
 from proxy.backend import Backend
 from proxy.chat import chat
 from proxy.completions import completions
@@ -44,24 +44,19 @@ def create_app(config: ProxyConfig, backend: Backend | None = None, name: str = 
         app.blueprint(routes)
     error_handler.install(app)
     _manage_context(app, config, backend)
-
-    app.register_middleware(_finish, "response")
+    gate.install(app, config)
     return app
-
-
-async def _finish(request: Request, response: BaseHTTPResponse) -> None:
-    response.headers[request_id.HEADER] = request_id.request_id(request)
-    request.app.ctx.shutdown.release(request)
 
 
 def _manage_context(app: App, config: ProxyConfig, backend: Backend | None) -> None:
     app.ctx.shutdown = Shutdown()
+    admission = Admission(config.max_requests_per_minute, config.max_concurrent_requests)
 
     @app.before_server_start
     async def begin(app: App) -> None:
         speaker = backend if backend is not None else TritonBackend(config.triton_url)
         groups = Groups(speaker)
-        app.ctx.context = Context(config, speaker, groups, app.ctx.shutdown)
+        app.ctx.context = Context(config, speaker, groups, admission, app.ctx.shutdown)
         app.ctx.refreshing = asyncio.create_task(groups.run())
 
     @app.before_server_stop

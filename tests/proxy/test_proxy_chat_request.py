@@ -198,7 +198,7 @@ async def test_an_error_does_not_repeat_everything_it_was_sent(server: Server, d
 @pytest.mark.parametrize("part", ["image_url", "input_audio", "file", "refusal"])
 def test_parts_that_are_not_text_are_refused_for_what_they_are(part: str) -> None:
     with pytest.raises(InvalidRequestError, match="takes text only"):
-        parse(message(role="user", content=[{"type": part}]), 8)
+        parse(message(role="user", content=[{"type": part}]), 8, 4096)
 
 
 GOOD = [
@@ -264,7 +264,7 @@ async def test_only_an_explicit_other_content_type_is_refused(
 
 def test_text_of_any_script_passes_unchanged() -> None:
     text = 'héllo 🙂 \u0000 \u2028 \\ " </s> \U0010ffff'
-    assert (parse(message(role="user", content=text), 8).prompt.messages or [])[1]["content"] == text
+    assert (parse(message(role="user", content=text), 8, 4096).prompt.messages or [])[1]["content"] == text
 
 
 json_values = st.recursive(
@@ -318,7 +318,7 @@ bodies = st.one_of(
 @given(bodies)
 def test_no_body_breaks_the_parser(data: bytes) -> None:
     try:
-        parse(data, 8)
+        parse(data, 8, 4096)
     except ApiError as error:
         assert error.status == 400  # noqa: PT017
 

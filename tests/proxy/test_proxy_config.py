@@ -22,6 +22,12 @@ def test_every_setting_can_be_set() -> None:
             "TAKEOFF_TRITON_GRPC_PORT": "9001",
             "TAKEOFF_TRITON_URL": "triton:9002",
             "TAKEOFF_PROXY_WORKERS": "4",
+            "TAKEOFF_API_KEYS": "sk-one, sk-two,",
+            "TAKEOFF_API_KEYS_FILE": "/keys",
+            "TAKEOFF_MAX_REQUESTS_PER_MINUTE": "60",
+            "TAKEOFF_MAX_CONCURRENT_REQUESTS": "7",
+            "TAKEOFF_CORS_ORIGINS": "https://a.example",
+            "TAKEOFF_MAX_MESSAGES": "9",
             "TAKEOFF_MAX_CHOICES": "2",
             "TAKEOFF_MAX_PROMPTS": "3",
             "TAKEOFF_MAX_BODY_BYTES": "1000",
@@ -31,7 +37,33 @@ def test_every_setting_can_be_set() -> None:
             "TAKEOFF_SHUTDOWN_TIMEOUT_SECONDS": "5",
         }
     )
-    assert config == ProxyConfig("0.0.0.0", 4000, 9001, "triton:9002", 4, 2, 3, 1000, 1.5, 20.0, 600.0, 5.0)
+    assert config == ProxyConfig(
+        host="0.0.0.0",
+        port=4000,
+        triton_grpc_port=9001,
+        triton_url="triton:9002",
+        workers=4,
+        api_keys=("sk-one", "sk-two"),
+        api_keys_file="/keys",
+        max_requests_per_minute=60,
+        max_concurrent_requests=7,
+        cors_origins=("https://a.example",),
+        max_messages=9,
+        max_choices=2,
+        max_prompts=3,
+        max_body_bytes=1000,
+        sse_keep_alive=1.5,
+        request_timeout=20.0,
+        response_timeout=600.0,
+        shutdown_timeout=5.0,
+    )
+
+
+def test_keys_are_never_shown() -> None:
+    assert "sk-one" not in repr(ProxyConfig(api_keys=("sk-one",)))
+    with pytest.raises(ConfigError) as refusal:
+        ProxyConfig.from_env({"TAKEOFF_API_KEYS": "sk-one sk-two"})
+    assert "sk-one" not in str(refusal.value)
 
 
 def test_tritons_port_is_part_of_its_default_url() -> None:

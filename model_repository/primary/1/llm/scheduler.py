@@ -47,6 +47,7 @@ class Scheduler:
         self.num_preemptions = 0
         self._max_batch_size = max_batch_size
         self._max_batch_tokens = max_batch_tokens
+        self._max_chunk_beside_streams = max(1, max_batch_tokens // 4)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind all others."""
@@ -66,8 +67,12 @@ class Scheduler:
         chunks: dict[Sequence, Chunk] = {}
         budget = self._max_batch_tokens
         order = self._order()
+        is_anyone_streaming = bool(order) and order[0].num_uncomputed == 1
         for place, sequence in enumerate(order, start=1):
             num_tokens = min(sequence.num_uncomputed, budget)
+            if is_anyone_streaming:
+                # A long prompt's chunk is the gap in everybody's stream; small chunks cost it hardly any speed.
+                num_tokens = min(num_tokens, self._max_chunk_beside_streams)
             if num_tokens > 1 and place < len(order):
                 # Half at the most, as long as others come after: prompts of any length make progress in every pass.
                 num_tokens = min(num_tokens, max(1, budget // 2))

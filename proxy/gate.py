@@ -1,0 +1,41 @@
+"""What every request passes on its way in and every response on its way out, whatever the route."""
+
+from __future__ import annotations
+
+from sanic import HTTPResponse, Request
+from sanic.response import BaseHTTPResponse
+
+from proxy import request_id
+from proxy.api_keys import ApiKeys
+from proxy.config import ProxyConfig
+from proxy.context import App
+from proxy.cors import Cors
+
+# A load balancer asks these, and has no key.
+_OPEN = ("/health", "/health/ready")
+
+
+def install(app: App, config: ProxyConfig) -> None:
+    """Put the gate before and behind all routes of `app`, also those that do not exist.
+
+    Raises:
+        KeyFileError: the file of API keys cannot be used.
+    """
+    keys = ApiKeys(config.api_keys, config.api_keys_file)
+    cors = Cors(config.cors_origins)
+
+    async def enter(request: Request) -> HTTPResponse | None:
+        if (answer := cors.preflight(request)) is not None:
+            return answer
+        if keys.is_required and request.path not in _OPEN:
+            request.ctx.owner = keys.owner(request.headers.getone("authorization", ""))
+        return None
+
+    async def leave(request: Request, response: BaseHTTPResponse) -> None:
+        response.headers[request_id.HEADER] = request_id.request_id(request)
+        response.headers.update(getattr(request.ctx, "rate_headers", {}))
+        cors.mark(request, response)
+        request.app.ctx.shutdown.release(request)
+
+    app.register_middleware(enter, "request")
+    app.register_middleware(leave, "response")
