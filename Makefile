@@ -1,5 +1,5 @@
 # What people and CI call. Every target installs what it needs into .venv first, which costs nothing when it is there.
-.PHONY: install check test bench
+.PHONY: install clients check test bench
 
 TYPED := proxy setup benchmarks model_repository model_repository/primary/1
 
@@ -10,9 +10,13 @@ check: install
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy $(foreach folder,$(TYPED),$(wildcard $(folder)/*.py))
-	.venv/bin/shellcheck launch.sh setup/*.sh .ci/run
+	.venv/bin/shellcheck launch.sh setup/*.sh tests/clients/*.sh tests/clients/scripts/*.sh .ci/run
 
-test: install
+# The clients that the service is tried with, in places of their own.
+clients:
+	tests/clients/install.sh
+
+test: install clients
 	.venv/bin/python -m pytest $(ARGS)
 
 # The service must not run meanwhile: it would share the cores with the benchmark's own.

@@ -147,7 +147,9 @@ def naming(fields: Mapping[str, str]) -> Iterator[None]:
         raise
 
 
-class _Detail(msgspec.Struct):
+class ErrorDetail(msgspec.Struct):
+    """What went wrong: for people, and for programs."""
+
     message: str
     type: str
     param: str | None
@@ -157,13 +159,13 @@ class _Detail(msgspec.Struct):
 class ErrorBody(msgspec.Struct):
     """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
 
-    error: _Detail
+    error: ErrorDetail
 
 
 def describe(error: ApiError) -> ErrorBody:
     """Build the body of `error`. What cannot be UTF-8, bytes from a client's header for one, is replaced."""
     message = error.message.encode(errors="replace").decode()
-    return ErrorBody(_Detail(message, error.type, error.param, error.code))
+    return ErrorBody(ErrorDetail(message, error.type, error.param, error.code))
 
 
 _KINDS: dict[str, type[ApiError]] = {

@@ -9,39 +9,43 @@ from msgspec import UNSET, UnsetType
 from sanic import Blueprint, HTTPResponse, Request, raw
 
 from proxy.context import context
-from proxy.errors import ErrorBody, UnavailableError, describe
+from proxy.errors import ErrorBody, ErrorDetail, UnavailableError, describe
 from proxy.groups import GroupState
 
 health = Blueprint("health")
 
 
-class _GroupHealth(msgspec.Struct):
+class GroupHealth(msgspec.Struct):
+    """How one group is, and why it is not ready."""
+
     name: str
     state: GroupState
     reason: str
 
 
-class _Health(msgspec.Struct):
+class Health(msgspec.Struct):
+    """How the service is; `error` says why nobody can be answered."""
+
     status: Literal["ok", "unavailable"]
-    groups: list[_GroupHealth] | UnsetType = UNSET
-    error: object = UNSET
+    groups: list[GroupHealth] | UnsetType = UNSET
+    error: ErrorDetail | UnsetType = UNSET
 
 
 async def alive(_request: Request) -> HTTPResponse:
     """Say that the process answers, whatever Triton does."""
-    return raw(msgspec.json.encode(_Health("ok")), content_type="application/json")
+    return raw(msgspec.json.encode(Health("ok")), content_type="application/json")
 
 
 async def ready(request: Request) -> HTTPResponse:
     """Say which groups are ready; 503 when none is."""
     groups = context(request).groups
-    states = [_GroupHealth(group.name, group.state, group.reason) for group in groups.all]
+    states = [GroupHealth(group.name, group.state, group.reason) for group in groups.all]
     if any(group.state == "ready" for group in states):
-        return raw(msgspec.json.encode(_Health("ok", states)), content_type="application/json")
+        return raw(msgspec.json.encode(Health("ok", states)), content_type="application/json")
     error = groups.failure or UnavailableError("No consumer group is ready.")
     body: ErrorBody = describe(error)
     return raw(
-        msgspec.json.encode(_Health("unavailable", states, body.error)),
+        msgspec.json.encode(Health("unavailable", states, body.error)),
         status=503,
         headers=error.headers,
         content_type="application/json",

@@ -15,7 +15,9 @@ from proxy.groups import Group
 models = Blueprint("models")
 
 
-class _Model(msgspec.Struct):
+class Model(msgspec.Struct):
+    """A group that is ready; `root` is the model it serves."""
+
     id: str
     object: Literal["model"]
     created: int
@@ -24,15 +26,17 @@ class _Model(msgspec.Struct):
     max_model_len: int
 
 
-class _ModelList(msgspec.Struct):
+class ModelList(msgspec.Struct):
+    """All groups that are ready."""
+
     object: Literal["list"]
-    data: list[_Model]
+    data: list[Model]
 
 
 async def list_models(request: Request) -> HTTPResponse:
     """List the groups that can be asked right now."""
     groups = context(request).groups.all
-    return _json(_ModelList("list", [_model(g, g.description) for g in groups if g.description is not None]))
+    return _json(ModelList("list", [_model(g, g.description) for g in groups if g.description is not None]))
 
 
 async def retrieve_model(request: Request, name: str) -> HTTPResponse:
@@ -42,8 +46,8 @@ async def retrieve_model(request: Request, name: str) -> HTTPResponse:
     return _json(next(_model(group, description) for group in groups.all if group.name == name))
 
 
-def _model(group: Group, description: ModelDescription) -> _Model:
-    return _Model(group.name, "model", group.since, "slipstream", description.name, description.max_model_len)
+def _model(group: Group, description: ModelDescription) -> Model:
+    return Model(group.name, "model", group.since, "slipstream", description.name, description.max_model_len)
 
 
 def _json(value: msgspec.Struct) -> HTTPResponse:

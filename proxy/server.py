@@ -16,6 +16,7 @@ from proxy.context import App, Context
 from proxy.groups import Groups
 from proxy.health import health
 from proxy.models import models
+from proxy.openapi import openapi
 from proxy.request_body import drained_bytes
 from proxy.shutdown import Shutdown
 from proxy.tokens import tokens
@@ -40,7 +41,7 @@ def create_app(config: ProxyConfig, backend: Backend | None = None, name: str = 
         RESPONSE_TIMEOUT=float("inf"),
         GRACEFUL_SHUTDOWN_TIMEOUT=config.shutdown_timeout,
     )
-    for routes in (chat, completions, tokens, models, version, health):
+    for routes in (chat, completions, tokens, models, version, openapi, health):
         app.blueprint(routes)
     error_handler.install(app)
     _manage_context(app, config, backend)

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from tests.end_to_end.conftest import BATCH_SIZE, READY
+from tests.conftest import BATCH_SIZE, READY
 from tests.engine.tiny_models import save_model
 from tests.launch.launched import ROOT, Launched, launched
 

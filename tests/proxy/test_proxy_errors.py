@@ -21,6 +21,8 @@ ROUTES = [
     ("/tokenize", {"POST", "OPTIONS"}),
     ("/detokenize", {"POST", "OPTIONS"}),
     ("/version", {"GET", "HEAD", "OPTIONS"}),
+    ("/openapi.json", {"GET", "HEAD", "OPTIONS"}),
+    ("/docs", {"GET", "HEAD", "OPTIONS"}),
     ("/health", {"GET", "HEAD", "OPTIONS"}),
     ("/health/ready", {"GET", "HEAD", "OPTIONS"}),
 ]

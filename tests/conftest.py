@@ -1,4 +1,4 @@
-"""The whole service, started once by the real ./launch.sh: real Triton, real SmolLM2, real clients."""
+"""The whole service, started once for all tests by the real ./launch.sh: real Triton, real SmolLM2, real clients."""
 
 from collections.abc import Iterator
 

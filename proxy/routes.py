@@ -1,0 +1,91 @@
+"""What the API's description says of each route, in one line each; the types that validate say the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.chat_request import ChatBody
+from proxy.chat_response import ChatChunk, ChatCompletion
+from proxy.completion_request import CompletionBody
+from proxy.completion_response import Completion
+from proxy.health import Health
+from proxy.models import Model, ModelList
+from proxy.tokens import DetokenizeAnswer, DetokenizeBody, TokenizeAnswer, TokenizeBody
+from proxy.version import Version
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One route as clients see it.
+
+    Attributes:
+        body: type of the request's body.
+        answer: type of a 200's body.
+        event: type of a stream's events, where the route streams.
+        failures: statuses that only this route has.
+    """
+
+    method: str
+    path: str
+    summary: str
+    answer: Any
+    body: Any = None
+    event: Any = None
+    failures: tuple[int, ...] = ()
+    is_open: bool = False
+
+
+# Whatever reads a body can refuse it in these ways; whatever asks a group can find it absent, full, ill or slow.
+_BODY = (400, 408, 413, 415)
+_GROUP = (404, 500, 503)
+_ANSWER = (429, 504)
+
+ROUTES = (
+    Route(
+        method="post",
+        path="/v1/chat/completions",
+        summary="Answer a conversation",
+        body=ChatBody,
+        answer=ChatCompletion,
+        event=ChatChunk,
+        failures=_BODY + _GROUP + _ANSWER,
+    ),
+    Route(
+        method="post",
+        path="/v1/completions",
+        summary="Continue one or several prompts",
+        body=CompletionBody,
+        answer=Completion,
+        event=Completion,
+        failures=_BODY + _GROUP + _ANSWER,
+    ),
+    Route(
+        method="post",
+        path="/tokenize",
+        summary="Turn a text or a conversation into tokens",
+        body=TokenizeBody,
+        answer=TokenizeAnswer,
+        failures=_BODY + _GROUP,
+    ),
+    Route(
+        method="post",
+        path="/detokenize",
+        summary="Turn tokens into text",
+        body=DetokenizeBody,
+        answer=DetokenizeAnswer,
+        failures=_BODY + _GROUP,
+    ),
+    Route(method="get", path="/v1/models", summary="List the groups that are ready", answer=ModelList),
+    Route(method="get", path="/v1/models/{id}", summary="Describe one group", answer=Model, failures=_GROUP),
+    Route(method="get", path="/version", summary="Say which version answers", answer=Version),
+    Route(method="get", path="/health", summary="Say that the process lives", answer=Health, is_open=True),
+    Route(
+        method="get",
+        path="/health/ready",
+        summary="Say which groups can answer",
+        answer=Health,
+        failures=(503,),
+        is_open=True,
+    ),
+)
