@@ -64,7 +64,7 @@ def run_http(
         for timing in timings:
             timing.num_tokens = count_tokens(timing.text)
     started = min(timing.started for timing in timings)
-    gaps = sorted(b - a for t in timings for a, b in zip(t.chunks, t.chunks[1:], strict=False))
+    gaps = sorted(b - a for t in timings for a, b in zip(t.chunks, t.chunks[1:], strict=False)) or [0.0]
     return {
         "num_tokens": sum(timing.num_tokens for timing in timings),
         "seconds": max(timing.ended for timing in timings) - started,

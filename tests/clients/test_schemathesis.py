@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 
@@ -31,7 +32,7 @@ def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
 
 
-def test_whatever_is_sent_the_answer_is_one_that_is_described():
+def test_whatever_is_sent_the_answer_is_one_that_is_described(tmp_path: Path):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     server = subprocess.Popen([sys.executable, "-m", "tests.proxy.served", str(port)], cwd=ROOT)
@@ -43,6 +44,7 @@ def test_whatever_is_sent_the_answer_is_one_that_is_described():
                 *("--checks", CHECKS, "--max-examples", "400", "--seed", "1", "--request-timeout", "10"),
                 *("--phases", "examples,coverage,fuzzing", "--no-color"),
             ],
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=300,
