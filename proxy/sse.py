@@ -15,6 +15,7 @@ import msgspec
 from sanic import Request
 from sanic.response import BaseHTTPResponse
 
+from proxy.http10 import send_unchunked
 from proxy.request_id import request_id
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class EventStream:
         async with self._writing:
             if self._response is None:
                 self._response = await self._request.respond(content_type=CONTENT_TYPE, headers=HEADERS)
+                send_unchunked(self._request)
             await self._response.send(data, end_stream=end)
             self._ended = end
             self._last_write = asyncio.get_running_loop().time()

@@ -350,3 +350,29 @@ async def test_a_hundred_streams_do_not_mix(server: Server, backend: FakeBackend
     for name, response in zip(contents, responses, strict=True):
         text = "".join(c["choices"][0]["delta"].get("content", "") for c in events(response.text))
         assert text == "".join(f"{name}.{number} " for number in range(5))
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_stream_reaches_old_and_new_clients_as_it_is_made(server: Server, version: str) -> None:
+    """Clients of HTTP/1.0, nginx by default among them, were sent chunks, which they take for a part of the text."""
+    body = json.dumps({"model": "primary", "messages": HELLO, "stream": True}).encode()
+    head = f"POST /v1/chat/completions HTTP/{version}\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}"
+    answer = await server.send(head.encode() + b"\r\n\r\n" + body)
+    headers, _, content = answer.partition(b"\r\n\r\n")
+    assert (b"transfer-encoding: chunked" in headers) == (version == "1.1")
+    if version == "1.0":
+        assert b"connection: close" in headers
+        parsed = events(content.decode())
+        assert "".join(c["choices"][0]["delta"].get("content", "") for c in parsed) == "Hello world"
+
+
+async def test_an_old_client_gets_each_event_at_once(server: Server, backend: FakeBackend) -> None:
+    backend.script = stall([Piece(0, "Hello", 1)])
+    body = json.dumps({"model": "primary", "messages": HELLO, "stream": True}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.0\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+    answer = await asyncio.wait_for(reader.readuntil(b'"Hello"'), 5)
+    assert b"chunked" not in answer
+    writer.close()
+    await writer.wait_closed()
+    await asyncio.wait_for(backend.closed.wait(), 5)
