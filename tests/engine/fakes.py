@@ -63,7 +63,7 @@ class RecordingRunner:
 class CountingSampler:
     """The next token is the last one plus one; a sequence's text shows whether tokens were lost or doubled."""
 
-    def sample(self, logits: list[Sequence], sequences: Rows[Sequence]) -> list[Draw | None]:
+    def sample(self, logits: list[Sequence], sequences: Rows[Sequence]) -> list[Draw | GenerationError]:
         assert logits == list(sequences)
         return [Draw(sequence.token_ids[-1] + 1) for sequence in sequences]
 

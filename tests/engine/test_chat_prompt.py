@@ -54,16 +54,17 @@ def test_the_longest_text_that_could_fit_is_counted():
     assert len(prompt.from_text("<|begin|>" * 99)) == 99
 
 
-@pytest.mark.parametrize("template", [TOOLS_TEMPLATE, "{{ messages[0].content }}"])
-def test_messages_nested_too_deeply_for_the_template_are_refused(template: str):
+def test_messages_nested_too_deeply_for_the_template_are_refused():
     """JSON's reader goes deeper than what walks through the messages afterwards: that was an internal error."""
     nested: list[Any] = []
     for _ in range(900):
         nested = [nested]
     tokenizer = byte_tokenizer()
-    tokenizer.chat_template = template
+    tokenizer.chat_template = TOOLS_TEMPLATE
     with pytest.raises(InvalidRequestError, match="too deeply") as refusal:
-        ChatPrompt(tokenizer, max_model_len=256).from_messages([{**user("x"), "tool_calls": nested}])
+        ChatPrompt(tokenizer, max_model_len=256).from_messages(
+            [{**user("x"), "tool_calls": [{"function": {"name": "f", "arguments": {"a": nested}}}]}]
+        )
     assert refusal.value.param == "messages"
 
 

@@ -3,12 +3,14 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from llm.errors import DeadlineError, EngineError, InvalidRequestError
+from llm.errors import DeadlineError, EngineError, GenerationError, InvalidRequestError
 from llm.logits import LogitsRule
 from llm.request import SamplingParams
 from llm.sampler import Draw, Sampler
+from llm.token_mask import TokenMasks
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor
 
 from tests.engine.fakes import END, counting_engine, submit
@@ -75,9 +77,11 @@ class Odd:
     def __init__(self) -> None:
         self.drawn: list[int] = []
 
-    def fill(self, mask: torch.Tensor) -> None:
+    must_end = False
+
+    def fill(self, mask: np.ndarray) -> None:
         assert mask.shape == (-(-VOCABULARY // 32),)
-        mask.fill_(-1431655766)  # binary 1010...
+        mask.fill(-1431655766)  # binary 1010...
 
     def advance(self, token_id: int) -> None:
         self.drawn.append(token_id)
@@ -85,11 +89,40 @@ class Odd:
 
 def test_a_constraint_masks_what_it_does_not_allow_and_is_told_what_was_drawn():
     constraint = Odd()
+    owners = [sequence(), sequence(), sequence()]
+    owners[1].logits_rule = LogitsRule(SamplingParams(), PROMPT, frozenset(), constraint)
+    rows = torch.stack([logits(1), logits(2), logits(3)])
+    masks, result = TokenMasks(owners, VOCABULARY), rows.clone()
+    masks.apply(result)
+    assert result[1, ::2].isinf().all()
+    assert torch.equal(result[1, 1::2], rows[1, 1::2])
+    assert torch.equal(result[[0, 2]], rows[[0, 2]])
+    owners[1].append(42)
+    assert constraint.drawn == [42]
+
+
+class Nothing(Odd):
+    """Allows no token at all."""
+
+    def fill(self, mask: np.ndarray) -> None:
+        pass
+
+
+def test_a_constraint_that_allows_nothing_fails_its_own_row_alone():
+    owners = [sequence(seed=1), sequence(seed=2)]
+    owners[0].logits_rule = LogitsRule(SamplingParams(), PROMPT, frozenset(), Nothing())
+    rows = torch.stack([logits(1), logits(2)])
+    failed, drawn = Sampler().sample(rows.clone(), owners)
+    assert isinstance(failed, EngineError)
+    assert drawn == Sampler().sample(rows[1:].clone(), owners[1:])[0]
+
+
+def test_min_tokens_gives_way_where_nothing_but_the_end_may_follow():
+    constraint = Odd()
+    constraint.must_end = True
     row = logits()
-    result = changed(row, constraint=lambda: constraint)
-    assert result[::2].isinf().all()
-    assert torch.equal(result[1::2], row[1::2])
-    assert constraint.drawn == ANSWER
+    LogitsRule(SamplingParams(min_tokens=9), PROMPT, frozenset({1}), constraint).apply(row)
+    assert row[1].isfinite()
 
 
 def test_a_request_that_asks_for_nothing_has_no_rule():
@@ -102,7 +135,7 @@ def chi_squared_p(row: torch.Tensor, probabilities: torch.Tensor, **settings: An
     counts = torch.zeros(len(row), dtype=torch.double)
     for owner_group in (owners[at : at + 1000] for at in range(0, NUM_DRAWS, 1000)):
         for draw in Sampler().sample(row.expand(1000, -1).clone(), owner_group):
-            assert draw is not None
+            assert isinstance(draw, Draw)
             counts[draw.token_id] += 1
     assert counts[probabilities == 0].sum() == 0, "a token that is filtered out was drawn"
     expected = probabilities[probabilities > 0] * NUM_DRAWS
@@ -140,7 +173,7 @@ def test_log_probabilities_are_the_models_own_whatever_the_settings():
     owner.logprobs = 4
     owner.logits_rule = rule(logit_bias=((9, 100.0),))
     (draw,) = Sampler().sample(row[None].clone(), [owner])
-    assert draw is not None
+    assert isinstance(draw, Draw)
     assert draw.logprobs is not None
     wanted = row.log_softmax(-1)
     assert draw.token_id == draw.logprobs.token_id == 9
@@ -154,7 +187,7 @@ def test_a_row_of_no_numbers_is_told_apart_from_its_neighbours():
     rows = torch.stack([logits(1), torch.full((VOCABULARY,), math.nan), logits(2)])
     owners = [sequence(seed=1), sequence(seed=2, temperature=0.0), sequence(seed=3)]
     draws = Sampler().sample(rows.clone(), owners)
-    assert draws[1] is None
+    assert isinstance(draws[1], EngineError)
     assert draws[0] == Sampler().sample(rows[:1].clone(), owners[:1])[0]
     assert draws[2] == Sampler().sample(rows[2:].clone(), owners[2:])[0]
 
@@ -162,8 +195,8 @@ def test_a_row_of_no_numbers_is_told_apart_from_its_neighbours():
 class BrokenRow:
     """A sampler that finds no numbers in the rows of one prompt."""
 
-    def sample(self, logits: Any, sequences: Any) -> list[Draw | None]:
-        return [None if s.token_ids[0] == 50 else Draw(s.token_ids[-1] + 1) for s in sequences]
+    def sample(self, logits: Any, sequences: Any) -> list[Draw | GenerationError]:
+        return [EngineError("NaN") if s.token_ids[0] == 50 else Draw(s.token_ids[-1] + 1) for s in sequences]
 
 
 def test_a_request_without_numbers_fails_alone():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from llm import sampler
 from llm.request import GenerationRequest, SamplingParams, Submission
-from llm.sampler import Sampler, choice_seed, uniform
+from llm.sampler import Draw, Sampler, choice_seed, uniform
 from llm.sequence import Sequence
 
 from tests.engine.fakes import RecordingSink
@@ -16,7 +16,7 @@ NUM_DRAWS = 10_000
 
 def drawn_from(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     draws = Sampler().sample(logits.clone(), sequences)
-    return [draw.token_id for draw in draws if draw is not None]
+    return [draw.token_id for draw in draws if isinstance(draw, Draw)]
 
 
 def sequence(

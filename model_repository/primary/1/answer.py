@@ -1,9 +1,11 @@
 """A request's answer as it grows: token ids of its choices in, events out. Used on the responder thread alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from event import Event
+from llm.chat_output import ChatOutput
 from llm.request import FinishReason, GenerationRequest, TokenLogprobs
 from llm.text_stream import Decoder, TextStream
 from token_report import report
@@ -15,6 +17,7 @@ class Answer:
     Args:
         bytes_of: the bytes of a token, for log probabilities.
         on_stop_string: told the index of a choice that its stop string has ended, so that the engine drops it.
+        outputs: what takes the text of each choice apart; empty: nothing does.
 
     Attributes:
         num_reused: tokens of the prompt that were in the cache.
@@ -26,6 +29,7 @@ class Answer:
         decoder: Decoder,
         bytes_of: Callable[[int], bytes],
         on_stop_string: Callable[[int], None],
+        outputs: Sequence[ChatOutput] = (),
     ) -> None:
         sampling = request.sampling
         self._num_prompt_tokens = len(request.prompt_token_ids)
@@ -34,6 +38,7 @@ class Answer:
         self._streams = {index: TextStream(decoder, sampling.stop, sampling.min_tokens) for index in range(sampling.n)}
         self._bytes_of = bytes_of
         self._on_stop_string = on_stop_string
+        self._outputs = outputs
 
     @property
     def is_complete(self) -> bool:
@@ -87,6 +92,13 @@ class Answer:
         if finish_reason:
             del self._streams[index]
         body: dict[str, Any] = {"index": index, "num_tokens": num_tokens, "finish_reason": finish_reason}
+        if self._outputs:
+            parts = self._outputs[index].push(text, is_last=finish_reason is not None)
+            text = parts.text
+            if parts.reasoning:
+                body["reasoning"] = parts.reasoning
+            if parts.tool_calls:
+                body["tool_calls"] = [asdict(part) for part in parts.tool_calls]
         if logprobs:
             body["logprobs"] = [report(entry, self._bytes_of) for entry in logprobs]
         return Event(text, body)

@@ -14,6 +14,11 @@ class Event:
     text: str
     body: dict[str, Any]
 
+    @property
+    def says_something(self) -> bool:
+        """Whether a client that streams should have it soon."""
+        return bool(self.text or any(self.body.get(key) for key in ("finish_reason", "reasoning", "tool_calls")))
+
 
 def error_event(error: GenerationError) -> Event:
     """Tells a client that its request has failed, and how."""
@@ -38,9 +43,26 @@ def merge(pieces: Iterable[Event]) -> list[Event]:
     for piece in pieces:
         index = piece.body["index"]
         if earlier := merged.get(index):
-            body = {**piece.body, "num_tokens": earlier.body["num_tokens"] + piece.body["num_tokens"]}
-            if logprobs := earlier.body.get("logprobs", []) + piece.body.get("logprobs", []):
-                body["logprobs"] = logprobs
-            piece = Event(earlier.text + piece.text, body)
+            piece = Event(earlier.text + piece.text, _join(earlier.body, piece.body))
         merged[index] = piece
     return [merged[index] for index in sorted(merged)]
+
+
+def _join(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    body = {**later, "num_tokens": earlier["num_tokens"] + later["num_tokens"]}
+    if logprobs := earlier.get("logprobs", []) + later.get("logprobs", []):
+        body["logprobs"] = logprobs
+    if reasoning := earlier.get("reasoning", "") + later.get("reasoning", ""):
+        body["reasoning"] = reasoning
+    if calls := _join_calls(earlier.get("tool_calls", []) + later.get("tool_calls", [])):
+        body["tool_calls"] = calls
+    return body
+
+
+def _join_calls(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for each call."""
+    calls: dict[int, dict[str, Any]] = {}
+    for part in parts:
+        call = calls.setdefault(part["index"], {**part, "arguments": ""})
+        call["arguments"] += part["arguments"]
+    return list(calls.values())

@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import triton_python_backend_utils as pb_utils
 from event import Event, error_event, text_event, tokens_event
+from grammar_threads import GrammarThreads
+from llm.chat_output import ChatOutput
 from llm.config import EngineConfig
-from llm.errors import ConfigError, EngineError, GenerationError, ModelLoadError
+from llm.errors import ConfigError, EngineError, GenerationError, InvalidRequestError, ModelLoadError
+from llm.grammar import Grammar
 from llm.model_loader import load_model
-from llm.request import GenerationRequest
+from llm.request import GenerationRequest, TokenConstraint
 from responder import Responder
 from triton_io import ModelInput, ResponseWriter, read_request
 
@@ -46,27 +51,26 @@ class TritonPythonModel:
         self._bytes_of = loaded.bytes_of
         self._responder = Responder(loaded.engine, loaded.tokenizer, loaded.bytes_of)
         self._responder.start()
+        self._grammars = loaded.grammars
+        self._dialect = loaded.dialect
+        self._grammar_threads = GrammarThreads()
         self._engine_thread.submit(self._engine.run)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand the requests over and return at once; their answers go out on the responder thread."""
         for request in requests:
             writer = ResponseWriter(request)
-            try:
-                self._accept(read_request(request), writer)
-            except GenerationError as error:
-                self._responder.reply(error_event(error), writer)
-            except Exception:
-                log.exception("a request could not be read")
-                self._responder.reply(error_event(EngineError("The request could not be read.")), writer)
+            self._answer_failures(writer, partial(self._accept, request, writer))
 
     def finalize(self) -> None:
         """Fail what is left, tell its clients, end both threads."""
         self._engine.stop()
         self._engine_thread.shutdown()
+        self._grammar_threads.stop()  # what still waits there is refused by the engine
         self._responder.stop()
 
-    def _accept(self, model_input: ModelInput, writer: ResponseWriter) -> None:
+    def _accept(self, request: Any, writer: ResponseWriter) -> None:
+        model_input = read_request(request)
         match model_input.task:
             case "describe":
                 self._responder.reply(self._description, writer)
@@ -77,8 +81,52 @@ class TritonPythonModel:
                 self._engine.check_ids("input_ids", token_ids)
                 self._responder.reply(text_event(self._decoder.decode(list(token_ids)), token_ids), writer)
             case "generate":
-                request = GenerationRequest(self._prompt(model_input), model_input.sampling)
-                self._responder.generate(request, writer, is_stream=model_input.is_stream)
+                self._generate(self._grammar(model_input), model_input, writer)
+
+    def _generate(self, grammar: Grammar | None, model_input: ModelInput, writer: ResponseWriter) -> None:
+        submit = partial(self._submit, grammar, model_input, writer)
+        if grammar is None or self._grammars.is_known(grammar):
+            submit()
+        else:
+            self._grammar_threads.submit(partial(self._answer_failures, writer, submit))
+
+    def _grammar(self, model_input: ModelInput) -> Grammar | None:
+        grammar = model_input.grammar
+        if not model_input.tools:
+            return grammar
+        if grammar is not None and not grammar.kind.startswith("json"):
+            raise InvalidRequestError("tools can be combined with grammars of JSON only.", param="grammar")
+        return self._dialect.grammar(model_input.tools, model_input.tool_choice, grammar)
+
+    def _submit(self, grammar: Grammar | None, model_input: ModelInput, writer: ResponseWriter) -> None:
+        sampling, dialect, has_tools = model_input.sampling, self._dialect, bool(model_input.tools)
+        prompt = self._prompt(model_input)
+        self._engine.check(GenerationRequest(prompt, sampling))  # before anything is made for each of its choices
+        constraints: tuple[TokenConstraint, ...] = ()
+        if grammar is not None:
+            constraints = self._grammars.constraints(grammar, sampling.n)
+        decoder = self._decoder
+        outputs: tuple[ChatOutput, ...] = ()
+        if model_input.messages is not None and (has_tools or dialect.tags):
+            constraints = tuple(dialect.constrain(constraint, prompt) for constraint in constraints)
+            decoder = decoder.showing(dialect.marks(has_tools=has_tools))
+            outputs = tuple(dialect.output(prompt, has_tools=has_tools) for _ in range(sampling.n))
+        self._responder.generate(
+            GenerationRequest(prompt, sampling, constraints),
+            writer,
+            is_stream=model_input.is_stream,
+            decoder=decoder,
+            outputs=outputs,
+        )
+
+    def _answer_failures(self, writer: ResponseWriter, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except GenerationError as error:
+            self._responder.reply(error_event(error), writer)
+        except Exception:
+            log.exception("a request could not be read")
+            self._responder.reply(error_event(EngineError("The request could not be read.")), writer)
 
     def _prompt(self, model_input: ModelInput) -> tuple[int, ...]:
         if model_input.messages is not None:

@@ -5,7 +5,7 @@ and a channel's pile goes out as one response: the further behind, the better it
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -14,6 +14,7 @@ from time import monotonic
 from answer import Answer
 from channel import Channel, Writer
 from event import Event, error_event, merge
+from llm.chat_output import ChatOutput
 from llm.engine import Engine
 from llm.errors import EngineError, GenerationError
 from llm.request import GenerationRequest, Submission
@@ -46,8 +47,23 @@ class Responder:
         self._ready.put(None)
         self._thread.join()
 
-    def generate(self, request: GenerationRequest, writer: Writer, *, is_stream: bool) -> None:
+    def generate(
+        self,
+        request: GenerationRequest,
+        writer: Writer,
+        *,
+        is_stream: bool,
+        decoder: Decoder | None = None,
+        outputs: Sequence[ChatOutput] = (),
+    ) -> None:
         """Have the engine answer a request through `writer`. Returns at once, on any thread.
+
+        Args:
+            request: what to answer.
+            writer: where to.
+            is_stream: send text as it comes, instead of all at the end.
+            decoder: stands in for the model's own.
+            outputs: what takes the text of each choice apart; empty: nothing does.
 
         Raises:
             GenerationError: the engine refuses it; nothing has been sent.
@@ -58,8 +74,9 @@ class Responder:
         channel.submission = submission
         channel.answer = Answer(
             request,
-            self._decoder,
+            decoder or self._decoder,
             self._bytes_of,
+            outputs=outputs,
             on_stop_string=lambda index: self._engine.finish_choice(submission, index),
         )
         self._engine.submit(submission)
@@ -120,7 +137,7 @@ class Responder:
             self._close(channel, [*pieces, error_event(pile.early_end)])
         elif pile.early_end == "cancelled":
             self._close(channel, [])
-        elif channel.is_stream and any(event.text or event.body["finish_reason"] for event in channel.unsent):
+        elif channel.is_stream and any(event.says_something for event in channel.unsent):
             events, channel.unsent = merge(channel.unsent), []
             channel.writer.send(events, is_final=False)
 

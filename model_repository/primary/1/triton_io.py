@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -11,7 +12,9 @@ import triton_python_backend_utils as pb_utils
 from event import Event
 from llm.chat_prompt import PromptOptions
 from llm.errors import InvalidRequestError
+from llm.grammar import Grammar, GrammarKind
 from llm.request import SamplingParams
+from llm.tool_format import Tool, ToolChoice
 
 Task = Literal["generate", "describe", "tokenize", "detokenize"]
 
@@ -27,6 +30,13 @@ class ModelInput:
     options: PromptOptions = field(default_factory=PromptOptions)
     is_stream: bool = False
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    grammar: Grammar | None = None
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+
+    @property
+    def tools(self) -> list[Tool]:
+        """The tools that may be called."""
+        return [] if self.tool_choice.mode == "none" else self.options.tools or []
 
 
 def read_request(request: Any) -> ModelInput:
@@ -41,6 +51,7 @@ def read_request(request: Any) -> ModelInput:
     if task not in get_args(Task):
         raise InvalidRequestError(f"task must be one of {', '.join(get_args(Task))}, not {task!r:.100}.", param="task")
     messages = _read_json(request, "messages")
+    parameters = _read_parameters(request) if task == "generate" else {}
     given = ModelInput(
         task=task,  # type: ignore[arg-type]
         text=_read_string(request, "text_input"),
@@ -48,7 +59,9 @@ def read_request(request: Any) -> ModelInput:
         input_ids=_read_ids(request),
         options=read_options(_read_json(request, "prompt_options")),
         is_stream=bool(_read(request, "stream")),
-        sampling=SamplingParams() if task != "generate" else read_sampling(_read_parameters(request)),
+        sampling=read_sampling(parameters),
+        grammar=read_grammar(parameters.get("grammar")),
+        tool_choice=read_tool_choice(parameters.get("tool_choice"), parameters.get("parallel_tool_calls")),
     )
     if given.text is None and given.messages is None and given.input_ids is None:
         raise InvalidRequestError("One of messages, text_input and input_ids is needed.", param="messages")
@@ -69,6 +82,7 @@ def read_options(options: Any) -> PromptOptions:
     for name, value in given.items():
         if not isinstance(value, _OPTION_TYPES[name]):
             raise InvalidRequestError(f"{name} has the wrong type: {type(value).__name__}.", param=name)
+    _check_tools(given.get("tools"))
     return PromptOptions(**given)
 
 
@@ -126,6 +140,72 @@ _SAMPLING_TYPES: dict[str, tuple[type, ...]] = {
     "logprobs": (int,),
     "timeout": (int, float),
 }
+
+
+def read_grammar(grammar: Any) -> Grammar | None:
+    """Check the shape of the sampling parameter `grammar`; what it says is for the compiler to check.
+
+    Raises:
+        InvalidRequestError: it is not one grammar of a kind that exists.
+    """
+    if grammar is None:
+        return None
+    kinds = [name for name in get_args(GrammarKind) if isinstance(grammar, Mapping) and grammar.get(name) is not None]
+    if len(kinds) != 1:
+        raise InvalidRequestError(
+            f"grammar must be an object with one of {', '.join(get_args(GrammarKind))}.", param="grammar"
+        )
+    (kind,) = kinds
+    value: Any = grammar[kind]
+    if not isinstance(value, _GRAMMAR_TYPES[kind]):
+        raise InvalidRequestError(f"{kind} has the wrong type: {type(value).__name__}.", param="grammar")
+    if isinstance(value, list) and not _all_of(str, "choice", value):
+        raise InvalidRequestError("choice must name at least one text.", param="grammar")
+    return Grammar(kind, value if isinstance(value, str) else json.dumps(value), bool(grammar.get("is_lenient")))
+
+
+_GRAMMAR_TYPES: dict[str, tuple[type, ...]] = {
+    "json_object": (bool,),
+    "json_schema": (dict, bool),
+    "regex": (str,),
+    "choice": (list,),
+    "lark": (str,),
+}
+
+
+def read_tool_choice(choice: Any, is_parallel: Any) -> ToolChoice:
+    """Check the sampling parameters `tool_choice` and `parallel_tool_calls`.
+
+    Raises:
+        InvalidRequestError: one of them has no meaning.
+    """
+    if not isinstance(is_parallel, bool | None):
+        raise InvalidRequestError("parallel_tool_calls must be true or false.", param="parallel_tool_calls")
+    several = is_parallel is not False
+    match choice:
+        case None:
+            return ToolChoice(is_parallel=several)
+        case "auto" | "none" | "required":
+            return ToolChoice(choice, is_parallel=several)
+        case {"name": str(name)}:
+            return ToolChoice("named", name, is_parallel=False)
+    raise InvalidRequestError('tool_choice must be "auto", "none", "required" or {"name": ...}.', param="tool_choice")
+
+
+def _check_tools(tools: list[Any] | None) -> None:
+    for tool in tools or ():
+        match tool:
+            case {"function": {"name": str(name), **function}} if _TOOL_NAME.fullmatch(name):
+                if isinstance(function.get("parameters", {}), dict | None):
+                    continue
+        raise InvalidRequestError(
+            'Each of tools must be {"type": "function", "function": {"name": ..., "parameters": {...}}}, with a name '
+            "of at most 64 letters, digits, dots, dashes and underscores.",
+            param="tools",
+        )
+
+
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def _all_of(kind: type, name: str, values: list[Any]) -> tuple[Any, ...]:

@@ -1,13 +1,16 @@
 """Messages or raw text in, prompt token ids out, by the model's own tokenizer and chat template."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from jinja2 import TemplateError
 
+from llm import tool_prompt
 from llm.errors import ContextLengthError, InvalidRequestError
+from llm.tool_format import Tool
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +23,7 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
-Message = Mapping[str, Any]
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +32,14 @@ class PromptOptions:
 
     Attributes:
         chat_template_kwargs: handed to the chat template.
-        tools: OpenAI's tool objects, for templates that know them.
+        tools: OpenAI's tool objects; a template that knows none gets them as text.
         add_special_tokens: put the tokenizer's own tokens around the text; None: around raw text only.
         add_generation_prompt: end a conversation where the assistant's next turn begins.
         continue_final_message: leave the last turn open, to be continued.
     """
 
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    tools: list[Any] | None = None
+    tools: list[Tool] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -54,10 +57,13 @@ class ChatPrompt:
 
     def __init__(self, tokenizer: Any, max_model_len: int) -> None:
         self._tokenizer = tokenizer
+        # Each call sets the tokenizer up anew, which fails while another thread's is under way.
+        self._lock = Lock()
         self._max_model_len = max_model_len
         # Byte-level vocabularies write a byte as a character, so that this is never too short.
         self._longest_token = max(map(len, tokenizer.get_vocab()))
         self._template: str | None = None
+        self._knows_tools = tool_prompt.knows_tools(str(tokenizer.chat_template))
         if not tokenizer.chat_template:
             self._template = PLAIN_TEMPLATE
             log.warning("the model has no chat template: messages are put to it as a plain transcript")
@@ -85,11 +91,14 @@ class ChatPrompt:
         # A turn is at least a token.
         self._check_length(len(messages))
         try:
+            turns, tools = tool_prompt.with_objects(messages), options.tools
+            if not self._knows_tools:
+                turns, tools = tool_prompt.describe(turns, tools), None
             text = self._tokenizer.apply_chat_template(
-                messages,
+                turns,
                 **{
                     **options.chat_template_kwargs,
-                    "tools": options.tools,
+                    "tools": tools,
                     "chat_template": self._template,
                     "add_generation_prompt": options.add_generation_prompt,
                     "continue_final_message": options.continue_final_message,
@@ -117,7 +126,8 @@ class ChatPrompt:
             raise InvalidRequestError(
                 "The text contains half of a surrogate pair, which is no character.", param=param
             ) from error
-        token_ids = self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        with self._lock:
+            token_ids = self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
         if not token_ids:
             raise InvalidRequestError("The prompt is empty.", param=param)
         return tuple(token_ids)

@@ -41,8 +41,8 @@ class Runner(Protocol):
 class TokenSampler(Protocol):
     """What the engine needs of `Sampler`."""
 
-    def sample(self, logits: Any, sequences: Rows[Sequence]) -> list[Draw | None]:
-        """One token per row; None where the logits are no numbers."""
+    def sample(self, logits: Any, sequences: Rows[Sequence]) -> list[Draw | GenerationError]:
+        """One token per row, or why there is none; only that row's request fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,9 +244,9 @@ class Engine:
         sampling, defaults = request.sampling, limits.defaults
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
         room = limits.max_model_len - len(request.prompt_token_ids)
-        end_token_ids = frozenset(sampling.stop_token_ids) | (
-            frozenset() if sampling.ignore_eos else limits.end_token_ids
-        )
+        # A grammar's end is written as an end token, which then ends the answer in any case.
+        ignores_end = sampling.ignore_eos and not request.constraints
+        end_token_ids = frozenset(sampling.stop_token_ids) | (frozenset() if ignores_end else limits.end_token_ids)
         self._open[submission] = set(range(sampling.n))
         for index in range(sampling.n):
             self.scheduler.add(
@@ -261,20 +261,20 @@ class Engine:
                     seed=choice_seed(seed, index),
                     end_token_ids=end_token_ids,
                     min_p=sampling.min_p,
-                    logits_rule=_rule_for(request, end_token_ids),
+                    logits_rule=_rule_for(request, index, end_token_ids),
                     logprobs=sampling.logprobs,
                 )
             )
 
-    def _deliver(self, sequences: list[Sequence], draws: list[Draw | None]) -> None:
+    def _deliver(self, sequences: list[Sequence], draws: list[Draw | GenerationError]) -> None:
         for sequence, draw in zip(sequences, draws, strict=True):
             submission = sequence.submission
             if submission not in self._open:  # another choice of it has just failed
                 continue
-            if draw is None:
-                log.error("a model's logits are no numbers; the request fails, the others in its pass go on")
+            if isinstance(draw, GenerationError):
+                log.error("a request fails, the others in its pass go on: %s", draw)
                 self._drop(submission)
-                submission.sink.failed(EngineError("The model computed no usable numbers for this request."))
+                submission.sink.failed(draw)
                 continue
             if sequence.index == 0 and sequence.num_generated == 0:
                 submission.sink.prompt_reused(sequence.num_reused or 0)
@@ -310,7 +310,8 @@ def _first(value: T | None, default: T | None, fallback: T) -> T:
     return next(v for v in (value, default, fallback) if v is not None)
 
 
-def _rule_for(request: GenerationRequest, end_token_ids: frozenset[int]) -> LogitsRule | None:
-    if not LogitsRule.is_needed(request.sampling):
+def _rule_for(request: GenerationRequest, index: int, end_token_ids: frozenset[int]) -> LogitsRule | None:
+    constraint = request.constraints[index] if request.constraints else None
+    if constraint is None and not LogitsRule.is_needed(request.sampling):
         return None
-    return LogitsRule(request.sampling, request.prompt_token_ids, end_token_ids)
+    return LogitsRule(request.sampling, request.prompt_token_ids, end_token_ids, constraint)

@@ -6,26 +6,30 @@ import torch
 
 from llm.request import SamplingParams, TokenConstraint
 
-_WORD_BITS = 32
-
 
 class LogitsRule:
     """One choice's biases, penalties, constraint and shortest length, and what they have to remember of its tokens.
 
     Order and formulas are those of vLLM: bias, repetition (CTRL, arXiv 1909.05858), frequency and presence (OpenAI).
+    The constraint's mask comes before them, for all rows at once: see `token_mask`.
 
     Args:
         sampling: what the request asks for.
         prompt_token_ids: the prompt's tokens, which count as repeated.
         end_token_ids: tokens that may not be drawn before `min_tokens`.
+        constraint: which tokens may be drawn at all.
     """
 
     def __init__(
-        self, sampling: SamplingParams, prompt_token_ids: Iterable[int], end_token_ids: frozenset[int]
+        self,
+        sampling: SamplingParams,
+        prompt_token_ids: Iterable[int],
+        end_token_ids: frozenset[int],
+        constraint: TokenConstraint | None = None,
     ) -> None:
+        self.constraint = constraint
         self._sampling = sampling
         self._end_token_ids = sorted(end_token_ids)
-        self._constraint: TokenConstraint | None = sampling.constraint() if sampling.constraint else None
         self._num_generated = 0
         # Tokens of the answer with their counts, and of the prompt: as they come, until a row says on which device
         # they are to be counted.
@@ -36,10 +40,8 @@ class LogitsRule:
 
     @staticmethod
     def is_needed(sampling: SamplingParams) -> bool:
-        """Whether the request asks for any of this."""
-        return bool(
-            sampling.logit_bias or sampling.min_tokens or sampling.constraint or LogitsRule._has_penalty(sampling)
-        )
+        """Whether the request asks for any of this, a constraint aside."""
+        return bool(sampling.logit_bias or sampling.min_tokens or LogitsRule._has_penalty(sampling))
 
     @staticmethod
     def _has_penalty(sampling: SamplingParams) -> bool:
@@ -50,20 +52,19 @@ class LogitsRule:
         self._num_generated += 1
         if self._has_penalty(self._sampling):
             self._pending.append(token_id)
-        if self._constraint is not None:
-            self._constraint.advance(token_id)
+        if self.constraint is not None:
+            self.constraint.advance(token_id)
 
     def apply(self, row: torch.Tensor) -> None:
         """Change the logits `[vocabulary]` in place."""
-        if self._constraint is not None:
-            row.masked_fill_(~_allowed(self._constraint, row), float("-inf"))
         if self._sampling.logit_bias:
             ids, biases = zip(*self._sampling.logit_bias, strict=True)
             row.index_add_(0, torch.tensor(ids, device=row.device), torch.tensor(biases, device=row.device))
         if self._has_penalty(self._sampling):
             self._count(row)
             self._penalise(row)
-        if self._num_generated < self._sampling.min_tokens:
+        is_complete = self.constraint is not None and self.constraint.must_end
+        if self._num_generated < self._sampling.min_tokens and not is_complete:
             row[self._end_token_ids] = float("-inf")
 
     def _count(self, row: torch.Tensor) -> None:
@@ -86,11 +87,3 @@ class LogitsRule:
             row.sub_(self._counts, alpha=sampling.frequency_penalty)
         if sampling.presence_penalty:
             row.sub_((self._counts > 0).to(row.dtype), alpha=sampling.presence_penalty)
-
-
-def _allowed(constraint: TokenConstraint, row: torch.Tensor) -> torch.Tensor:
-    """The constraint's bits as booleans `[vocabulary]`."""
-    words = torch.zeros(-(-len(row) // _WORD_BITS), dtype=torch.int32)
-    constraint.fill(words)
-    bits = (words.to(row.device)[:, None] >> torch.arange(_WORD_BITS, dtype=torch.int32, device=row.device)) & 1
-    return bits.flatten()[: len(row)].bool()

@@ -19,8 +19,10 @@ from llm.block_pool import BlockPool
 from llm.chat_prompt import ChatPrompt
 from llm.config import EngineConfig
 from llm.decoder import build_decoder
+from llm.dialect import Dialect
 from llm.engine import Engine, ModelLimits
 from llm.errors import ModelLoadError
+from llm.grammar import Grammars
 from llm.kv_cache import BLOCK_SIZE, KVCache, LayerShape
 from llm.linear import choose_pack
 from llm.memory import free_memory
@@ -58,19 +60,38 @@ class LoadedModel:
     tokenizer: "SkippingDecoder"
     bytes_of: TokenBytes
     chat_prompt: ChatPrompt
+    grammars: Grammars
+    dialect: Dialect
     description: ModelDescription
 
 
 class SkippingDecoder:
-    """A `text_stream.Decoder` on a transformers tokenizer."""
+    """A `text_stream.Decoder` on a transformers tokenizer.
 
-    def __init__(self, tokenizer: Any) -> None:
+    Args:
+        tokenizer: whose special tokens have no text.
+        shown: those that have it nevertheless.
+    """
+
+    def __init__(self, tokenizer: Any, shown: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
+        self._shown = shown
+        self._skipped = frozenset(
+            token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
+        )
 
     def decode(self, token_ids: list[int]) -> str:
         """See `text_stream.Decoder`."""
-        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if self._shown:
+            token_ids = [token_id for token_id in token_ids if token_id in self._shown or token_id not in self._skipped]
+        text: str = self._tokenizer.decode(
+            token_ids, skip_special_tokens=not self._shown, clean_up_tokenization_spaces=False
+        )
         return text
+
+    def showing(self, token_ids: frozenset[int]) -> "SkippingDecoder":
+        """A decoder that shows these special tokens."""
+        return SkippingDecoder(self._tokenizer, token_ids) if token_ids else self
 
 
 def load_model(config: EngineConfig) -> LoadedModel:
@@ -107,8 +128,15 @@ def load_model(config: EngineConfig) -> LoadedModel:
     )
     description = _describe(config, model, device, dtype, max_model_len)
     log.info("%s; KV cache of %d tokens", description, num_blocks * BLOCK_SIZE)
-    prompts = ChatPrompt(tokenizer, max_model_len)
-    return LoadedModel(engine, SkippingDecoder(tokenizer), TokenBytes(tokenizer), prompts, description)
+    return LoadedModel(
+        engine,
+        SkippingDecoder(tokenizer),
+        TokenBytes(tokenizer),
+        ChatPrompt(tokenizer, max_model_len),
+        Grammars(tokenizer, limits.vocabulary_size, limits.end_token_ids),
+        Dialect(tokenizer, limits.end_token_ids),
+        description,
+    )
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,13 +1,12 @@
 """What a caller asks of the engine and what the engine answers with. Immutable, shared between threads."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from llm.errors import GenerationError, InvalidRequestError
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
 FinishReason = Literal["stop", "length"]
 
@@ -20,12 +19,17 @@ MAX_LOGPROBS = 20
 
 
 class TokenConstraint(Protocol):
-    """Which tokens one choice may draw next. Advanced on the engine thread."""
+    """Which tokens one choice may draw next. Used on the engine thread."""
 
-    def fill(self, mask: "torch.Tensor") -> None:
-        """Set bit i % 32 of word i // 32 of the int32 `mask` `[words]` for each token i that may be drawn.
+    @property
+    def must_end(self) -> bool:
+        """Whether nothing but an end token may follow."""
 
-        Called once per token, perhaps on another thread while the model computes.
+    def fill(self, mask: "np.ndarray[Any, np.dtype[np.int32]]") -> None:
+        """Set bit i % 32 of word i // 32 of `mask` `[words]` for each token i that may be drawn, and no other.
+
+        Raises:
+            GenerationError: it cannot be told; the choice's request ends with this.
         """
 
     def advance(self, token_id: int) -> None:
@@ -54,7 +58,6 @@ class SamplingParams:
         n: choices to generate.
         logprobs: report each token's log probability and this many of the most likely ones'; None reports nothing.
         timeout: seconds from the request's arrival after which it fails.
-        constraint: makes a choice's constraint, one for each.
     """
 
     temperature: float | None = None
@@ -74,7 +77,6 @@ class SamplingParams:
     n: int = 1
     logprobs: int | None = None
     timeout: float | None = None
-    constraint: Callable[[], TokenConstraint] | None = None
 
     def __post_init__(self) -> None:
         _require(self.temperature is None or 0 <= self.temperature <= 2, "temperature", "from 0 to 2")
@@ -118,10 +120,15 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A prompt in token ids, and how to go on from it."""
+    """A prompt in token ids, and how to go on from it.
+
+    Attributes:
+        constraints: what each choice is held to; empty: nothing.
+    """
 
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
+    constraints: tuple[TokenConstraint, ...] = ()
 
 
 class Sink(Protocol):

@@ -11,8 +11,10 @@ from hashlib import blake2b
 
 import torch
 
+from llm.errors import EngineError, GenerationError
 from llm.request import TokenLogprobs
 from llm.sequence import Sequence
+from llm.token_mask import TokenMasks
 
 # How many of the best tokens are sorted, one after the other, until they hold what may be drawn: sorting 64 candidates
 # instead of a vocabulary of 49,152 makes a draw of 32 rows cheap, and most nuclei are narrower still.
@@ -53,7 +55,7 @@ class Sampler:
     """Turns logits into tokens, each row by its own settings."""
 
     @torch.inference_mode()
-    def sample(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> list[Draw | None]:
+    def sample(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> list[Draw | GenerationError]:
         """Draw one token per row.
 
         Args:
@@ -61,21 +63,28 @@ class Sampler:
             sequences: the rows' owners; the drawn token will stand at position `len(token_ids)`.
 
         Returns:
-            For each row its draw; None where the model's logits are no numbers.
+            For each row its draw; an error where the model's logits are no numbers, or a constraint fails.
         """
+        masks = TokenMasks(sequences, logits.shape[-1])
         is_usable = logits.sum(dim=-1).isfinite()
         if not is_usable.all():
             logits = logits.masked_fill(~is_usable[:, None], 0.0)
         reported = [i for i, sequence in enumerate(sequences) if sequence.logprobs is not None]
         scores = logits[reported].log_softmax(dim=-1) if reported else logits
+        masks.apply(logits)
         for row, sequence in zip(logits, sequences, strict=True):
             if sequence.logits_rule is not None:
                 sequence.logits_rule.apply(row)
         tokens = _draw_all(logits, sequences)
-        draws: list[Draw | None] = [Draw(token) for token in tokens]
+        draws: list[Draw | GenerationError] = [Draw(token) for token in tokens]
         for row, i in zip(scores, reported, strict=False):
             draws[i] = Draw(tokens[i], _report(row, tokens[i], sequences[i].logprobs or 0))
-        return [draw if usable else None for draw, usable in zip(draws, is_usable.tolist(), strict=True)]
+        for i, usable in enumerate(is_usable.tolist()):
+            if not usable:
+                draws[i] = EngineError("The model computed no usable numbers for this request.")
+        for i, failure in masks.failures.items():
+            draws[i] = failure
+        return draws
 
 
 def _draw_all(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[int]:

@@ -92,11 +92,11 @@ class TextStream:
         if found:
             self._held = ""
             return text[: min(found)], True
-        longest = max((_overlap(text, stop) for stop in self._stop), default=0)
+        longest = max((overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - longest :]
         return text[: len(text) - longest], False
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that is the start of `stop`."""
     return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-size:])), 0)

@@ -1,0 +1,163 @@
+"""Grammars, on a vocabulary of single bytes and a walker that draws any token that is allowed."""
+
+import json
+import re
+import time
+
+import jsonschema
+import pytest
+from llm.errors import GenerationError, InvalidRequestError
+from llm.grammar import MAX_GRAMMAR_BYTES, Grammar, Grammars
+from transformers import PreTrainedTokenizerFast
+
+from tests.engine.bytewise import END, VOCABULARY, allowed, bytewise_tokenizer, walk
+from tests.json_schemas import SCHEMAS
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return bytewise_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer: PreTrainedTokenizerFast) -> Grammars:
+    return Grammars(tokenizer, VOCABULARY, frozenset({END}))
+
+
+def test_there_are_two_hundred_schemas():
+    assert len(SCHEMAS) >= 200
+    for schema in SCHEMAS:
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_every_way_through_a_schema_is_valid(grammars: Grammars, tokenizer: PreTrainedTokenizerFast):
+    num_ended = 0
+    for number, schema in enumerate(SCHEMAS):
+        validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+        for seed, constraint in enumerate(grammars.constraints(Grammar("json_schema", json.dumps(schema)), 3)):
+            text = walk(constraint, tokenizer, seed=3 * number + seed)
+            if text is not None:
+                num_ended += 1
+                validator.validate(json.loads(text))
+    assert num_ended > 2.9 * len(SCHEMAS)
+
+
+def test_an_object_is_any_object(grammars: Grammars, tokenizer: PreTrainedTokenizerFast):
+    texts = [walk(c, tokenizer, seed) for seed, c in enumerate(grammars.constraints(Grammar("json_object"), 20))]
+    answers = [json.loads(text) for text in texts if text is not None]
+    assert answers
+    assert all(isinstance(answer, dict) for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "pattern"),
+    [
+        (Grammar("regex", r"[ab]{2,5}-\d"), r"[ab]{2,5}-[0-9]"),
+        (Grammar("choice", json.dumps(["yes", 'a "word"', "back\\slash", "日本"])), r'yes|a "word"|back\\slash|日本'),
+        (Grammar("lark", 'start: "<" NAME ">"\nNAME: /[a-z]{1,3}/'), "<[a-z]{1,3}>"),
+    ],
+)
+def test_other_kinds_of_grammars(
+    grammars: Grammars, tokenizer: PreTrainedTokenizerFast, grammar: Grammar, pattern: str
+):
+    for seed, constraint in enumerate(grammars.constraints(grammar, 10)):
+        text = walk(constraint, tokenizer, seed)
+        assert text is not None
+        assert re.fullmatch(pattern, text), text
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "strin"}, "strin"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"not": {"type": "string"}}, "not"),
+        ({"type": "string", "pattern": "("}, "unclosed group"),
+        ({"type": "string", "pattern": "(?=a)"}, "look-around"),
+        ({"$ref": "#/nowhere"}, "nowhere"),
+        ({"$ref": "http://127.0.0.1:1/schema.json"}, "127.0.0.1"),
+        ({"enum": []}, "Unsatisfiable"),
+        (False, "Unsatisfiable"),
+        ({"type": "string", "minLength": 5, "maxLength": 3}, "minLength"),
+        ({"type": "integer", "multipleOf": 999983}, "multipleOf"),
+        ({"type": "number", "multipleOf": 0.000123457}, "multipleOf"),
+        ({"enum": ["x" * MAX_GRAMMAR_BYTES]}, str(MAX_GRAMMAR_BYTES)),
+    ],
+)
+def test_a_schema_that_cannot_be_enforced_is_refused_with_what_is_wrong_in_it(
+    grammars: Grammars, schema: object, words: str
+):
+    with pytest.raises(InvalidRequestError, match=re.escape(words)) as refusal:
+        grammars.constraints(Grammar("json_schema", json.dumps(schema)), 1)
+    assert refusal.value.param == "grammar"
+    assert "\n" not in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar("regex", "(" * 50),
+        Grammar("lark", "start: nowhere"),
+        Grammar("lark", "\0"),
+        Grammar("json_schema", "{"),
+        Grammar("json_schema", "[" * 60000),
+        Grammar("json_schema", '"text"'),
+        Grammar("json_schema", "NaN"),
+        Grammar("json_schema", '{"type":"array","items":' * 2000 + "{}" + "}" * 2000),
+    ],
+)
+def test_what_is_no_grammar_is_refused(grammars: Grammars, grammar: Grammar):
+    with pytest.raises(InvalidRequestError):
+        grammars.constraints(grammar, 1)
+
+
+def test_lenient_schemas_leave_out_what_cannot_be_enforced(grammars: Grammars, tokenizer: PreTrainedTokenizerFast):
+    schema = {"type": "array", "items": {"type": "boolean"}, "uniqueItems": True, "maxItems": 2}
+    (constraint,) = grammars.constraints(Grammar("json_schema", json.dumps(schema), is_lenient=True), 1)
+    text = walk(constraint, tokenizer, seed=1)
+    assert text is not None
+    assert all(isinstance(item, bool) for item in json.loads(text))
+
+
+def test_there_is_no_endless_row_of_blanks(grammars: Grammars):
+    (constraint,) = grammars.constraints(Grammar("json_object"), 1)
+    constraint.advance(next(iter(allowed(constraint))))
+    spaces = 0
+    space = 32 + 188  # byte-level vocabularies sort the blank behind the letters
+    while space in allowed(constraint) and spaces < 100:
+        constraint.advance(space)
+        spaces += 1
+    assert spaces <= 34
+
+
+def test_choices_do_not_share_their_state(grammars: Grammars, tokenizer: PreTrainedTokenizerFast):
+    first, second = grammars.constraints(Grammar("regex", "abc"), 2)
+    first.advance(allowed(first)[0])
+    assert tokenizer.decode(allowed(first)) == "b"
+    assert tokenizer.decode(allowed(second)) == "a"
+
+
+def test_a_grammar_is_compiled_once(grammars: Grammars):
+    grammar = Grammar("json_schema", json.dumps({"enum": [f"value {number}" for number in range(3000)]}))
+    assert not grammars.is_known(grammar)
+    grammars.constraints(grammar, 1)
+    assert grammars.is_known(grammar)
+
+
+def test_a_monstrous_schema_compiles_in_bounded_time(grammars: Grammars):
+    """The largest that is taken, of the kind that costs most: properties that may or may not be there."""
+    schema = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(2200)}}
+    text = json.dumps(schema)
+    assert len(text) < MAX_GRAMMAR_BYTES
+    started = time.monotonic()
+    try:
+        (constraint,) = grammars.constraints(Grammar("json_schema", text), 1)
+        allowed(constraint)
+    except GenerationError:
+        pass
+    assert time.monotonic() - started < 20  # 0.7 s on a quiet machine
+
+
+def test_a_tokenizer_that_is_not_known_costs_the_grammars_only():
+    with pytest.raises(InvalidRequestError, match="tokenizer"):
+        Grammars(object(), VOCABULARY, frozenset({END})).constraints(Grammar("json_object"), 1)
