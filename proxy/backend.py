@@ -62,8 +62,19 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     top_logprobs: list[TopLogprob]
 
 
+class ToolCallPart(msgspec.Struct, frozen=True):
+    """A piece of a choice's call number `index`: its name, which comes first and once, or more of its arguments."""
+
+    index: int
+    name: str | None = None
+    arguments: str = ""
+
+
 class Piece(msgspec.Struct, frozen=True):
-    """Text of one choice. `finish_reason` marks the choice's last piece, `usage` the request's last."""
+    """Text of one choice. `finish_reason` marks the choice's last piece, `usage` the request's last.
+
+    `reasoning` is what the model thinks aloud before it answers.
+    """
 
     index: int
     text: str
@@ -71,6 +82,8 @@ class Piece(msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: list[TokenLogprob] | None = None
+    reasoning: str = ""
+    tool_calls: list[ToolCallPart] = []
 
 
 class Tokens(msgspec.Struct, frozen=True):

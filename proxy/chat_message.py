@@ -16,13 +16,28 @@ class ContentPart(msgspec.Struct):
     text: str | None = None
 
 
+class MessageFunction(msgspec.Struct):
+    """What was called, and with which arguments: JSON in a string."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class MessageToolCall(msgspec.Struct):
+    """A call that the assistant has made in an earlier turn."""
+
+    function: MessageFunction
+    id: str | None = None
+    type: Literal["function"] = "function"
+
+
 class ChatMessage(msgspec.Struct):
     """A message as the client sends it."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[MessageToolCall] | None = None
     tool_call_id: str | None = None
 
 
@@ -36,10 +51,12 @@ def normalise(message: ChatMessage, at: int) -> dict[str, Any]:
         "role": "system" if message.role == "developer" else message.role,
         "content": _text(message, at),
     }
-    for key in ("name", "tool_calls", "tool_call_id"):
+    for key in ("name", "tool_call_id"):
         value = getattr(message, key)
         if value is not None:
             turn[key] = value
+    if message.tool_calls:
+        turn["tool_calls"] = [msgspec.to_builtins(call) for call in message.tool_calls]
     return turn
 
 

@@ -14,10 +14,11 @@ from proxy.backend import Prompt
 from proxy.chat_message import ChatMessage, normalise
 from proxy.errors import InvalidRequestError
 from proxy.json_body import decode
-from proxy.sampling import Count, SamplingFields
+from proxy.sampling import Count
+from proxy.tools import ToolFields
 
 
-class ChatBody(SamplingFields, kw_only=True):
+class ChatBody(ToolFields, kw_only=True):
     """The body of `POST /v1/chat/completions`. Fields that are not named here are disregarded."""
 
     model: Annotated[str, Meta(min_length=1, description="the consumer group")]
@@ -41,6 +42,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     sampling_parameters: dict[str, Any]
     stream: bool = False
     include_usage: bool = False
+    grammar_field: str = "response_format"
 
 
 def parse(body: bytes, max_choices: int, max_messages: int) -> ChatRequest:
@@ -58,10 +60,14 @@ def parse(body: bytes, max_choices: int, max_messages: int) -> ChatRequest:
     max_tokens = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     return ChatRequest(
         model=asked.model,
-        prompt=chat_prompt(asked),
-        sampling_parameters=asked.parameters(max_tokens=max_tokens, logprobs=_num_logprobs(asked)),
+        prompt=chat_prompt(asked, asked.tool_options()),
+        sampling_parameters={
+            **asked.parameters(max_tokens=max_tokens, logprobs=_num_logprobs(asked)),
+            **asked.tool_parameters(),
+        },
         stream=asked.is_stream,
         include_usage=asked.wants_usage,
+        grammar_field=asked.grammar_field,
     )
 
 
@@ -71,14 +77,15 @@ class Conversation(Protocol):
     messages: list[ChatMessage]
 
 
-def chat_prompt(asked: Conversation) -> Prompt:
-    """The prompt that a body's messages and template options make.
+def chat_prompt(asked: Conversation, tool_options: dict[str, Any] | None = None) -> Prompt:
+    """The prompt that a body's messages, template options and tools make.
 
     Raises:
         InvalidRequestError: a message is not one, or the options contradict each other.
     """
     names = ("chat_template_kwargs", "add_generation_prompt", "continue_final_message", "add_special_tokens")
     options = {name: value for name in names if (value := getattr(asked, name, None)) is not None}
+    options.update(tool_options or {})
     if options.get("continue_final_message"):
         if options.get("add_generation_prompt"):
             raise InvalidRequestError(

@@ -14,7 +14,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from proxy.backend import FinishReason, Piece, TokenLogprob
+from proxy.tools import ToolCall, ToolCallDelta, calls, deltas
 from proxy.usage import UsageCount, count
+
+ChatFinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class ChatLogprobs(msgspec.Struct):
@@ -25,16 +28,20 @@ class ChatLogprobs(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
+    """`content` is null where the answer is nothing but calls of tools."""
+
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class _Choice(msgspec.Struct):
     index: int
     message: _Message
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
 
 
 class ChatCompletion(msgspec.Struct):
@@ -52,13 +59,15 @@ class ChatCompletion(msgspec.Struct):
 class _Delta(msgspec.Struct):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class _ChunkChoice(msgspec.Struct):
     index: int
     delta: _Delta
     logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason | None = None
+    finish_reason: ChatFinishReason | None = None
 
 
 class ChatChunk(msgspec.Struct):
@@ -83,6 +92,7 @@ class ChatAnswer:
         self._fingerprint = fingerprint
         self._include_usage = include_usage
         self._begun: set[int] = set()
+        self._calling: set[int] = set()
 
     def completion(self, pieces: Sequence[Piece]) -> ChatCompletion:
         """Join all pieces of the answer; they hold one finish reason per choice and one usage."""
@@ -102,10 +112,13 @@ class ChatAnswer:
             if piece.index not in self._begun:
                 self._begun.add(piece.index)
                 yield self._chunk(_ChunkChoice(piece.index, _Delta(role="assistant", content="")))
-            if piece.text or piece.logprobs:
-                yield self._chunk(_ChunkChoice(piece.index, _Delta(content=piece.text), _logprobs([piece])))
+            if piece.tool_calls:
+                self._calling.add(piece.index)
+            if (delta := _delta(piece)) is not None:
+                yield self._chunk(_ChunkChoice(piece.index, delta, _logprobs([piece])))
             if piece.finish_reason is not None:
-                yield self._chunk(_ChunkChoice(piece.index, _Delta(), None, piece.finish_reason))
+                reason = _reason(piece.finish_reason, is_calling=piece.index in self._calling)
+                yield self._chunk(_ChunkChoice(piece.index, _Delta(), None, reason))
             if piece.usage is not None and self._include_usage:
                 yield self._envelope([], count(piece.usage))
 
@@ -132,10 +145,33 @@ def by_choice(pieces: Iterable[Piece]) -> list[tuple[int, list[Piece]]]:
     return sorted(of.items())
 
 
+def _delta(piece: Piece) -> _Delta | None:
+    delta = _Delta()
+    if piece.reasoning:
+        delta.reasoning_content = piece.reasoning
+    if piece.tool_calls:
+        delta.tool_calls = deltas(piece.tool_calls)
+    if piece.text or (piece.logprobs and not piece.reasoning and not piece.tool_calls):
+        delta.content = piece.text
+    return None if delta == _Delta() else delta
+
+
 def _choice(index: int, pieces: list[Piece]) -> _Choice:
     reason = pieces[-1].finish_reason
     assert reason is not None
-    return _Choice(index, _Message("assistant", "".join(piece.text for piece in pieces)), _logprobs(pieces), reason)
+    made = calls(part for piece in pieces for part in piece.tool_calls)
+    text = "".join(piece.text for piece in pieces)
+    message = _Message("assistant", None if made and not text else text)
+    if reasoning := "".join(piece.reasoning for piece in pieces):
+        message.reasoning_content = reasoning
+    if made:
+        message.tool_calls = made
+    return _Choice(index, message, _logprobs(pieces), _reason(reason, is_calling=bool(made)))
+
+
+def _reason(reason: FinishReason, *, is_calling: bool) -> ChatFinishReason:
+    """A call that the limit has cut off says so: its arguments are not whole."""
+    return "tool_calls" if is_calling and reason == "stop" else reason
 
 
 def _logprobs(pieces: list[Piece]) -> ChatLogprobs | None:

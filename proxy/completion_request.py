@@ -45,6 +45,7 @@ class CompletionRequest(msgspec.Struct, frozen=True):
     echo: bool
     stream: bool
     include_usage: bool
+    grammar_field: str
 
 
 def parse(body: bytes, max_choices: int, max_prompts: int) -> CompletionRequest:
@@ -77,6 +78,7 @@ def parse(body: bytes, max_choices: int, max_prompts: int) -> CompletionRequest:
         echo=asked.echo is True,
         stream=asked.is_stream,
         include_usage=asked.wants_usage,
+        grammar_field=asked.grammar_field,
     )
 
 

@@ -32,8 +32,9 @@ async def create_completion(request: Request) -> HTTPResponse | None:
             GenerateRequest(prompt, asked.sampling_parameters, asked.stream, request_id(request))
             for prompt in asked.prompts
         ]
-        async with aclosing(generate_all(ctx.backend, asked.model, requests, asked.num_choices)) as pieces:
-            return await respond(request, ctx, answer, pieces, stream=asked.stream)
+        with naming({"grammar": asked.grammar_field}):
+            async with aclosing(generate_all(ctx.backend, asked.model, requests, asked.num_choices)) as pieces:
+                return await respond(request, ctx, answer, pieces, stream=asked.stream)
 
 
 async def _echoes(ctx: Context, asked: CompletionRequest) -> list[str]:

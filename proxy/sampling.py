@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from proxy.errors import InvalidRequestError
+from proxy.guided import GuidedFields
 
 # The engine counts in 32 bits; anything above its context is clamped there anyway.
 INT32_MAX = 2**31 - 1
@@ -28,7 +29,7 @@ class StreamOptions(msgspec.Struct):
     include_usage: Annotated[bool | None, Meta(description="end with a chunk that holds the usage")] = None
 
 
-class SamplingFields(msgspec.Struct, kw_only=True):
+class SamplingFields(GuidedFields, kw_only=True):
     """The fields as they come; their bounds are checked while decoding."""
 
     stream: bool | None = None
@@ -83,6 +84,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
             "min_tokens": None if self.min_tokens is None else min(self.min_tokens, INT32_MAX),
             "stop": self.stop or None,
             "logprobs": logprobs,
+            "grammar": self.grammar(),
         }
         return {name: value for name, value in given.items() if value is not None}
 

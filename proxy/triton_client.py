@@ -28,6 +28,7 @@ from proxy.backend import (
     Prompt,
     TokenLogprob,
     Tokens,
+    ToolCallPart,
     Usage,
 )
 from proxy.errors import ApiError, InternalError, UnavailableError, from_kind
@@ -77,6 +78,8 @@ class _WireEvent(msgspec.Struct):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: list[TokenLogprob] | None = None
+    reasoning: str = ""
+    tool_calls: list[ToolCallPart] = []
     error: _WireError | None = None
     model: ModelDescription | None = None
     tokens: Tokens | None = None
@@ -109,9 +112,7 @@ class TritonBackend:
                     if event.error is not None:
                         failure = event.error
                         break
-                    pieces.append(
-                        Piece(event.index, text, event.num_tokens, event.finish_reason, event.usage, event.logprobs)
-                    )
+                    pieces.append(_piece(text, event))
                 finished = bool(pieces) and pieces[-1].usage is not None
                 if pieces:
                     yield pieces
@@ -202,6 +203,19 @@ class TritonBackend:
 
     def _fail(self, error: Exception) -> NoReturn:
         raise translate(error, self._url) from error
+
+
+def _piece(text: str, event: _WireEvent) -> Piece:
+    return Piece(
+        event.index,
+        text,
+        event.num_tokens,
+        event.finish_reason,
+        event.usage,
+        event.logprobs,
+        event.reasoning,
+        event.tool_calls,
+    )
 
 
 def _prompt(prompt: Prompt) -> list[InferInput]:

@@ -152,6 +152,9 @@ async def test_an_empty_answer_is_still_an_answer(server: Server, backend: FakeB
     assert deltas == [{"role": "assistant", "content": ""}, {}]
 
 
+CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 42}'}}
+
+
 async def test_what_the_client_sets_reaches_the_engine_and_nothing_else_does(
     server: Server, backend: FakeBackend
 ) -> None:
@@ -163,7 +166,7 @@ async def test_what_the_client_sets_reaches_the_engine_and_nothing_else_does(
                 "name": "ann",
                 "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
             },
-            {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function"}]},
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
             {"role": "tool", "content": "42", "tool_call_id": "1"},
         ],
         temperature=0,
@@ -182,7 +185,7 @@ async def test_what_the_client_sets_reaches_the_engine_and_nothing_else_does(
     assert backend.last.prompt.messages == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "ab", "name": "ann"},
-        {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function"}]},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
         {"role": "tool", "content": "42", "tool_call_id": "1"},
     ]
     assert backend.last.sampling_parameters == {

@@ -29,6 +29,14 @@ def message(**fields: Any) -> bytes:
     return body(messages=[USER, fields])
 
 
+def tool(name: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **fields}}
+
+
+def json_schema(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+
+
 WRONG_FIELDS = [
     (body(model=...), "model"),
     (body(model=None), "model"),
@@ -81,6 +89,36 @@ WRONG_FIELDS = [
     (message(role="user", content=[{"type": "input_audio"}]), "messages"),
     (message(role="user", name=5, content="Hi"), "messages"),
     (message(role="assistant", tool_calls="x"), "messages"),
+    (message(role="assistant", tool_calls=[{"id": "1", "type": "function"}]), "messages"),
+    (message(role="assistant", tool_calls=[{"function": {"name": "f", "arguments": {}}}]), "messages"),
+    (body(tools="x"), "tools"),
+    (body(tools=[{"type": "function"}]), "tools"),
+    (body(tools=[{"type": "web_search"}]), "tools"),
+    (body(tools=[tool("")]), "tools"),
+    (body(tools=[tool("a b")]), "tools"),
+    (body(tools=[tool("x" * 65)]), "tools"),
+    (body(tools=[tool("f", parameters="x")]), "tools"),
+    (body(tools=[tool("f")] * 129), "tools"),
+    (body(tool_choice="required"), "tool_choice"),
+    (body(tool_choice="sometimes", tools=[tool("f")]), "tool_choice"),
+    (body(tool_choice={"type": "function"}, tools=[tool("f")]), "tool_choice"),
+    (body(tool_choice={"type": "function", "function": {"name": "g"}}, tools=[tool("f")]), "tool_choice"),
+    (body(tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice"),
+    (body(parallel_tool_calls="yes", tools=[tool("f")]), "parallel_tool_calls"),
+    (body(response_format=1), "response_format"),
+    (body(response_format="json_object"), "response_format"),
+    (body(response_format={"type": "xml"}), "response_format"),
+    (body(response_format={"type": "json_schema"}), "response_format"),
+    (body(response_format={"type": "json_schema", "json_schema": {"name": "n"}}), "response_format"),
+    (body(response_format={"type": "json_schema", "json_schema": {"schema": {}}}), "response_format"),
+    (body(response_format=json_schema("x")), "response_format"),
+    (body(response_format={"type": "json_object"}, guided_regex="a"), "guided_regex"),
+    (body(structured_outputs={"regex": "a", "json": {}}), "structured_outputs"),
+    (body(guided_json="{"), "guided_json"),
+    (body(guided_json='"x"'), "guided_json"),
+    (body(guided_choice=[]), "guided_choice"),
+    (body(guided_choice=[""]), "guided_choice"),
+    (body(guided_choice="a"), "guided_choice"),
     (message(role="tool", tool_call_id=5, content="x"), "messages"),
     (body(stream="true"), "stream"),
     (body(stream=1), "stream"),
@@ -221,7 +259,18 @@ GOOD = [
     {"presence_penalty": -2, "frequency_penalty": 2, "repetition_penalty": 10, "min_p": 1},
     {"min_tokens": 0, "stop_token_ids": [], "ignore_eos": True, "timeout": 0.5},
     {"chat_template_kwargs": {"enable_thinking": False}, "continue_final_message": True},
-    {"functions": 5, "function_call": [], "tools": "x", "store": 7, "response_format": 1, "": 1},
+    {"functions": 5, "function_call": [], "store": 7, "": 1},
+    {"tools": [], "tool_choice": "auto", "parallel_tool_calls": False},
+    {"tools": [tool("f"), tool("g-1.x", parameters={"type": "object"}, strict=True, description="d")]},
+    {"tools": [tool("f")], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+    {"tools": [tool("f")], "tool_choice": "none"},
+    {"response_format": {"type": "text"}, "guided_regex": "a"},
+    {"response_format": {"type": "json_object"}},
+    {"response_format": json_schema(True)},
+    {"guided_json": '{"type": "object"}'},
+    {"structured_outputs": {"json": {"type": "object"}}},
+    {"structured_outputs": {}},
+    {"guided_choice": ["a", "b"]},
 ]
 
 
