@@ -40,11 +40,13 @@ class Grammar:
         kind: how to read `text`.
         text: a JSON schema, a regular expression, a JSON list of texts, or a grammar in llguidance's Lark dialect.
         is_lenient: disregard what a JSON schema asks for beyond what can be enforced, instead of refusing it.
+        param: the request field that it comes from, for errors.
     """
 
     kind: GrammarKind
     text: str = ""
     is_lenient: bool = False
+    param: str = "grammar"
 
 
 class GrammarConstraint:
@@ -104,7 +106,7 @@ class Grammars:
                 self._compiled.move_to_end(grammar)
                 return known
         if self._vocabulary is None:
-            raise InvalidRequestError("This model's tokenizer cannot be held to a grammar.", param="grammar")
+            raise InvalidRequestError("This model's tokenizer cannot be held to a grammar.", param=grammar.param)
         matcher = LLMatcher(self._vocabulary, _source(grammar), log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise _refusal(grammar, matcher.get_error())
@@ -130,12 +132,12 @@ def _source(grammar: Grammar) -> str:
         InvalidRequestError: it is too large, or not what its kind says.
     """
     if len(grammar.text.encode(errors="replace")) > MAX_GRAMMAR_BYTES:
-        raise InvalidRequestError(f"The grammar has more than {MAX_GRAMMAR_BYTES} bytes.", param="grammar")
+        raise InvalidRequestError(f"The grammar has more than {MAX_GRAMMAR_BYTES} bytes.", param=grammar.param)
     match grammar.kind:
         case "json_object":
-            return _json({"type": "object"}, is_lenient=False)
+            return _json({"type": "object"}, grammar)
         case "json_schema":
-            return _json(_parsed(grammar), is_lenient=grammar.is_lenient)
+            return _json(_parsed(grammar), grammar)
         case "regex":
             # \d and \w as JSON Schema has them: letters and digits of ASCII
             return str(LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(grammar.text, 'dw')}/"))
@@ -146,40 +148,40 @@ def _source(grammar: Grammar) -> str:
             return str(LLMatcher.grammar_from_lark(grammar.text))
 
 
-def json_rule(schema: Any, *, is_lenient: bool) -> str:
+def json_rule(schema: Any, *, is_lenient: bool, param: str) -> str:
     """The part of a Lark grammar that stands for a value by this schema.
 
     Raises:
-        InvalidRequestError: the schema cannot be used.
+        InvalidRequestError: the schema, which comes from the request field `param`, cannot be used.
     """
-    _check_multiples(schema)
+    _check_multiples(schema, param)
     if not isinstance(schema, dict):
         return "%json {}"
     options = {"whitespace_pattern": _WHITESPACE, "lenient": is_lenient}
     return f"%json {json.dumps({**schema, 'x-guidance': options})}"
 
 
-def _json(schema: Any, *, is_lenient: bool) -> str:
-    _check_multiples(schema)
+def _json(schema: Any, grammar: Grammar) -> str:
+    _check_multiples(schema, grammar.param)
     schema = {True: {}, False: {"enum": []}}[schema] if isinstance(schema, bool) else schema
     try:
         return str(
             LLMatcher.grammar_from_json_schema(
-                json.dumps(schema), overrides={"whitespace_pattern": _WHITESPACE, "lenient": is_lenient}
+                json.dumps(schema), overrides={"whitespace_pattern": _WHITESPACE, "lenient": grammar.is_lenient}
             )
         )
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"The schema cannot be used: {_one_line(str(error))}", param="grammar") from error
+        raise _refusal(grammar, str(error)) from error
 
 
 def _parsed(grammar: Grammar) -> Any:
     try:
         return json.loads(grammar.text)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"The {grammar.kind} is not JSON: {error}", param="grammar") from error
+        raise InvalidRequestError(f"The {grammar.kind} is not JSON: {error}", param=grammar.param) from error
 
 
-def _check_multiples(schema: Any) -> None:
+def _check_multiples(schema: Any, param: str) -> None:
     pending = [schema]
     while pending:
         match pending.pop():
@@ -189,7 +191,7 @@ def _check_multiples(schema: Any) -> None:
                     digits = f"{multiple:.12f}".rstrip("0").replace(".", "").lstrip("0-")
                     if int(digits or 1) > MAX_MULTIPLE:
                         raise InvalidRequestError(
-                            f"The schema cannot be used: multipleOf {multiple} has too many digits.", param="grammar"
+                            f"The schema cannot be used: multipleOf {multiple} has too many digits.", param=param
                         )
                 pending.extend(node.values())
             case list() as nodes:
@@ -198,7 +200,7 @@ def _check_multiples(schema: Any) -> None:
 
 def _refusal(grammar: Grammar, reason: str) -> InvalidRequestError:
     what = "schema" if grammar.kind.startswith("json") else "grammar"
-    return InvalidRequestError(f"The {what} cannot be used: {_one_line(reason)}", param="grammar")
+    return InvalidRequestError(f"The {what} cannot be used: {_one_line(reason)}", param=grammar.param)
 
 
 def _one_line(text: str) -> str:

@@ -111,17 +111,17 @@ def grammar(
     rules += _calls(form, mark, is_single=is_single)
     if choice.mode == "auto" and otherwise is not None:
         schema = json.loads(otherwise.text) if otherwise.kind == "json_schema" else {"type": "object"}
-        rules.append(f"start: calls | {json_rule(schema, is_lenient=otherwise.is_lenient)}")
+        rules.append(f"start: calls | {json_rule(schema, is_lenient=otherwise.is_lenient, param=otherwise.param)}")
     elif choice.mode == "auto":
         rules += _free_text(form, mark, special, is_single=is_single)
     else:
         rules.append("start: calls")
-    return Grammar("lark", "\n".join(rules))
+    return Grammar("lark", "\n".join(rules), param="tools")
 
 
 def _call(form: ToolFormat, number: int, tool: Tool, mark: Any) -> str:
     function = tool["function"]
-    arguments = json_rule(schema_of(tool), is_lenient=function.get("strict") is not True)
+    arguments = json_rule(schema_of(tool), is_lenient=function.get("strict") is not True, param="tools")
     name = json.dumps(function["name"], ensure_ascii=False)
     if form.middle:
         return f"call_{number}: {name} {mark(form.middle)} {arguments}"
