@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "model_repository" 
 
 from llm.config import EngineConfig
 from llm.errors import GenerationError
+from llm.grammar import Grammar, GrammarConstraint
 from llm.model_loader import LoadedModel, load_model
 from llm.request import FinishReason, GenerationRequest, SamplingParams, Submission, TokenLogprobs
 
@@ -59,10 +60,14 @@ def run(loaded: LoadedModel, bodies: list[dict[str, Any]]) -> dict[str, float]:
     started = perf_counter()
     sinks = []
     for body in bodies:
-        sampling = SamplingParams(temperature=body["temperature"], max_tokens=body["max_tokens"], seed=body["seed"])
+        names = ("temperature", "max_tokens", "seed", "ignore_eos")
+        sampling = SamplingParams(**{name: body[name] for name in names if name in body})
         prompt = loaded.chat_prompt.from_messages(body["messages"])
+        constraints: tuple[GrammarConstraint, ...] = ()
+        if schema := body.get("json_schema"):
+            constraints = loaded.grammars.constraints(Grammar("json_schema", json.dumps(schema)), 1)
         sinks.append(TimingSink())
-        loaded.engine.submit(Submission(GenerationRequest(prompt, sampling), sinks[-1]))
+        loaded.engine.submit(Submission(GenerationRequest(prompt, sampling, constraints), sinks[-1]))
     for sink in sinks:
         sink.ended.wait()
     seconds = perf_counter() - started

@@ -65,7 +65,7 @@ _ENUMS = (
     [{"deep": [1]}, ["list"]],
     [f"option-{number}" for number in range(100)],
 )
-_CONSTANTS = ("fixed", 42, -0.5, None, True, ["a", 1], {"k": {"v": []}}, "")
+_CONSTANTS: tuple[Any, ...] = ("fixed", 42, -0.5, None, True, ["a", 1], {"k": {"v": []}}, "")
 
 
 def _arrays() -> list[Schema]:

@@ -74,3 +74,13 @@ def test_simon_willisons_llm_gets_them_too(base_url: str, expected: dict[str, An
     for key in ("text", "streamed", "turn"):
         assert got[key].split() == expected[key].split(), key
     assert "nobody" in got["error"]
+
+
+def test_an_agent_calls_a_tool_and_uses_what_it_says(base_url: str):
+    script = HERE / "scripts" / "openai_agents_client.py"
+    got = json.loads(run(VENV / "python", script, f"{base_url}/v1").splitlines()[-1])
+    assert got["kinds"][:2] == ["tool_call_item", "tool_call_output_item"]
+    assert got["kinds"][-1] == "message_output_item"
+    assert len(got["called"]) >= 2  # whole and streamed
+    assert all(type(call["city"]) is str and type(call["days"]) is int for call in got["called"])
+    assert all("25 degrees" in answer for answer in got["answers"])

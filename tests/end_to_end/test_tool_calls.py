@@ -31,7 +31,7 @@ NAMED: Any = {"type": "function", "function": {"name": "get_weather"}}
 ASK: Any = {
     "model": "primary",
     "messages": [{"role": "user", "content": "What is the weather in Paris, and what time is it?"}],
-    "max_tokens": 200,
+    "max_tokens": 120,
 }
 
 

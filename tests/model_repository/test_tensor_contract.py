@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 from answer import Answer
-from event import Event, error_event
+from event import Event, error_event, merge
 from google.protobuf import text_format
+from llm.chat_output import ChatOutput
 from llm.errors import (
     ContextLengthError,
     EngineError,
@@ -17,7 +18,9 @@ from llm.errors import (
     UnavailableError,
 )
 from llm.model_loader import ModelDescription as EngineDescription
+from llm.reasoning import ReasoningTags
 from llm.request import GenerationRequest, SamplingParams
+from llm.tool_format import HERMES
 from triton_io import ResponseWriter, read_request
 from tritonclient.grpc import model_config_pb2
 
@@ -83,6 +86,26 @@ def test_the_proxy_understands_the_pieces_of_an_answer():
     assert (first.index, first.num_tokens, first.finish_reason, first.usage) == (0, 2, None, None)
     assert (last.num_tokens, last.finish_reason) == (1, "length")
     assert last.usage == triton_client.Usage(prompt_tokens=2, completion_tokens=3, cached_tokens=0)
+
+
+def test_the_proxy_understands_thoughts_and_calls_in_pieces_and_merged():
+    answer = Answer(
+        GenerationRequest((1, 2), SamplingParams()),
+        ByteTokenizer(),
+        lambda token_id: bytes([token_id]),
+        lambda _: None,
+        [ChatOutput(ReasoningTags("<t>", "</t>", 1, 2), is_reasoning=True, form=HERMES)],
+    )
+    text = b'Hm.</t>So:<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+    events = [event for token_id in text for event in answer.add(0, [token_id], None)]
+    events += answer.add(0, [0], "stop")
+    for pieces in (sent_events(events), sent_events(merge(events))):
+        assert "".join(piece.reasoning for piece in pieces) == "Hm."
+        parts = [part for piece in pieces for part in piece.tool_calls]
+        assert [part.name for part in parts if part.name is not None] == ["f"]
+        assert "".join(part.arguments for part in parts) == '{"a": 1}'
+        assert {part.index for part in parts} == {0}
+    assert [event.text for event in merge(events)] == ["So:"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import triton_python_backend_utils as pb_utils
 from event import Event
 from llm.chat_prompt import PromptOptions
 from llm.errors import InvalidRequestError
+from llm.grammar import Grammar
 from llm.request import SamplingParams
+from llm.tool_format import ToolChoice
 from triton_io import ResponseWriter, read_request, read_sampling
 
 from tests.model_repository.fakes import FakeRequest, request
@@ -49,6 +51,18 @@ def test_the_requests_own_parameters_stand_in_for_the_tensor():
         ({"text_input": "x", "sampling_parameters": "nope"}, "sampling_parameters"),
         ({"text_input": "x", "prompt_options": "[1]"}, "prompt_options"),
         ({"text_input": "x", "prompt_options": '{"tools": {}}'}, "tools"),
+        ({"text_input": "x", "prompt_options": '{"tools": [{}]}'}, "tools"),
+        ({"text_input": "x", "prompt_options": '{"tools": [{"function": {"name": "a b"}}]}'}, "tools"),
+        ({"text_input": "x", "prompt_options": '{"tools": [{"function": {"name": "f", "parameters": []}}]}'}, "tools"),
+        ({"text_input": "x", "sampling_parameters": '{"grammar": "a"}'}, "grammar"),
+        ({"text_input": "x", "sampling_parameters": '{"grammar": {}}'}, "grammar"),
+        ({"text_input": "x", "sampling_parameters": '{"grammar": {"regex": "a", "lark": "b"}}'}, "grammar"),
+        ({"text_input": "x", "sampling_parameters": '{"grammar": {"regex": 1}}'}, "grammar"),
+        ({"text_input": "x", "sampling_parameters": '{"grammar": {"choice": []}}'}, "grammar"),
+        ({"text_input": "x", "sampling_parameters": '{"grammar": {"choice": [1]}}'}, "choice"),
+        ({"text_input": "x", "sampling_parameters": '{"tool_choice": "maybe"}'}, "tool_choice"),
+        ({"text_input": "x", "sampling_parameters": '{"tool_choice": {"name": 1}}'}, "tool_choice"),
+        ({"text_input": "x", "sampling_parameters": '{"parallel_tool_calls": 1}'}, "parallel_tool_calls"),
         ({"text_input": "x", "prompt_options": '{"add_generation_prompt": "yes"}'}, "add_generation_prompt"),
         ({"text_input": "x", "prompt_options": '{"chat_template_kwargs": []}'}, "chat_template_kwargs"),
     ],
@@ -58,6 +72,38 @@ def test_malformed_inputs_are_refused_by_name(inputs: dict[str, Any], param: str
     with pytest.raises(InvalidRequestError) as refusal:
         read_request(request(**inputs))
     assert refusal.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("asked", "grammar"),
+    [
+        ({"json_object": True}, Grammar("json_object", "true")),
+        ({"json_schema": {"type": "null"}, "is_lenient": True}, Grammar("json_schema", '{"type": "null"}', True)),
+        ({"json_schema": False}, Grammar("json_schema", "false")),
+        ({"regex": "a+", "lark": None}, Grammar("regex", "a+")),
+        ({"choice": ["a", "b"]}, Grammar("choice", '["a", "b"]')),
+    ],
+)
+def test_a_grammar_is_read(asked: Any, grammar: Grammar):
+    read = read_request(request(text_input="x", sampling_parameters=json.dumps({"grammar": asked})))
+    assert read.grammar == grammar
+
+
+@pytest.mark.parametrize(
+    ("asked", "choice", "has_tools"),
+    [
+        ({}, ToolChoice(), True),
+        ({"tool_choice": "none"}, ToolChoice("none"), False),
+        ({"tool_choice": "required", "parallel_tool_calls": False}, ToolChoice("required", is_parallel=False), True),
+        ({"tool_choice": {"name": "f"}}, ToolChoice("named", "f", is_parallel=False), True),
+    ],
+)
+def test_tools_and_their_choice_are_read(asked: Any, choice: ToolChoice, has_tools: bool):
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    inputs = {"text_input": "x", "prompt_options": json.dumps({"tools": tools})}
+    read = read_request(request(**inputs, sampling_parameters=json.dumps(asked)))
+    assert read.tool_choice == choice
+    assert read.tools == (tools if has_tools else [])
 
 
 def test_parameters_of_the_request_that_are_not_utf8_are_refused_by_name():

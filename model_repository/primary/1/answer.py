@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from event import Event
-from llm.chat_output import ChatOutput
+from llm.chat_output import Output
 from llm.request import FinishReason, GenerationRequest, TokenLogprobs
 from llm.text_stream import Decoder, TextStream
 from token_report import report
@@ -29,7 +29,7 @@ class Answer:
         decoder: Decoder,
         bytes_of: Callable[[int], bytes],
         on_stop_string: Callable[[int], None],
-        outputs: Sequence[ChatOutput] = (),
+        outputs: Sequence[Output] = (),
     ) -> None:
         sampling = request.sampling
         self._num_prompt_tokens = len(request.prompt_token_ids)

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import triton_python_backend_utils as pb_utils
 from event import Event, error_event, text_event, tokens_event
 from grammar_threads import GrammarThreads
-from llm.chat_output import ChatOutput
+from llm.chat_output import Output
 from llm.config import EngineConfig
 from llm.errors import ConfigError, EngineError, GenerationError, InvalidRequestError, ModelLoadError
 from llm.grammar import Grammar
@@ -99,18 +99,19 @@ class TritonPythonModel:
         return self._dialect.grammar(model_input.tools, model_input.tool_choice, grammar)
 
     def _submit(self, grammar: Grammar | None, model_input: ModelInput, writer: ResponseWriter) -> None:
-        sampling, dialect, has_tools = model_input.sampling, self._dialect, bool(model_input.tools)
+        sampling, dialect = model_input.sampling, self._dialect
         prompt = self._prompt(model_input)
         self._engine.check(GenerationRequest(prompt, sampling))  # before anything is made for each of its choices
         constraints: tuple[TokenConstraint, ...] = ()
         if grammar is not None:
             constraints = self._grammars.constraints(grammar, sampling.n)
         decoder = self._decoder
-        outputs: tuple[ChatOutput, ...] = ()
-        if model_input.messages is not None and (has_tools or dialect.tags):
+        outputs: tuple[Output, ...] = ()
+        if model_input.messages is not None and not dialect.is_plain(model_input.tools):
+            calling = model_input.tools, model_input.tool_choice
             constraints = tuple(dialect.constrain(constraint, prompt) for constraint in constraints)
-            decoder = decoder.showing(dialect.marks(has_tools=has_tools))
-            outputs = tuple(dialect.output(prompt, has_tools=has_tools) for _ in range(sampling.n))
+            decoder = decoder.showing(dialect.marks(*calling))
+            outputs = tuple(dialect.output(prompt, *calling) for _ in range(sampling.n))
         self._responder.generate(
             GenerationRequest(prompt, sampling, constraints),
             writer,

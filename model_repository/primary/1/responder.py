@@ -14,7 +14,7 @@ from time import monotonic
 from answer import Answer
 from channel import Channel, Writer
 from event import Event, error_event, merge
-from llm.chat_output import ChatOutput
+from llm.chat_output import Output
 from llm.engine import Engine
 from llm.errors import EngineError, GenerationError
 from llm.request import GenerationRequest, Submission
@@ -54,7 +54,7 @@ class Responder:
         *,
         is_stream: bool,
         decoder: Decoder | None = None,
-        outputs: Sequence[ChatOutput] = (),
+        outputs: Sequence[Output] = (),
     ) -> None:
         """Have the engine answer a request through `writer`. Returns at once, on any thread.
 

@@ -4,6 +4,7 @@ However the text is split over pushes, the parts add up to the same.
 """
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from llm.reasoning import ReasoningTags
 from llm.text_stream import overlap
@@ -20,8 +21,15 @@ class Parts:
     tool_calls: list[ToolCallPart] = field(default_factory=list)
 
 
+class Output(Protocol):
+    """Takes one choice's text apart."""
+
+    def push(self, text: str, *, is_last: bool = False) -> Parts:
+        """Add text; with the last comes everything that was held back."""
+
+
 class ChatOutput:
-    """Takes one choice's text apart.
+    """An `Output` by tags of thoughts and a form of calls.
 
     Args:
         tags: how the model marks its thoughts; None: it has none.
@@ -36,7 +44,7 @@ class ChatOutput:
         self._held = ""
 
     def push(self, text: str, *, is_last: bool = False) -> Parts:
-        """Add text; with the last comes everything that was held back."""
+        """See `Output`."""
         parts = Parts()
         self._held += text
         if self._stage == "start":
