@@ -21,8 +21,9 @@ from llm.errors import (
     UnavailableError,
 )
 from llm.logits import LogitsRule
+from llm.noise import choice_seed
 from llm.request import GenerationRequest, SamplingParams, Submission
-from llm.sampler import Draw, choice_seed
+from llm.sampler import Draw
 from llm.scheduler import Chunk, Scheduler
 from llm.sequence import Sequence
 

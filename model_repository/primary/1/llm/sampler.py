@@ -1,17 +1,16 @@
 """Draws each sequence's next token. Stateless; runs on the engine thread.
 
-A draw depends on the row's logits, its settings, and a number hashed from (seed, position), so a seed reproduces its
+A draw depends on the row's logits, its settings, and noise made from (seed, position, token), so a seed reproduces its
 text whatever else is in the batch. Filters apply in the order temperature, top-k, top-p, min-p, as in transformers.
 """
 
-import struct
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import torch
 
 from llm.errors import EngineError, GenerationError
+from llm.noise import draw_key, gumbel
 from llm.request import TokenLogprobs
 from llm.sequence import Sequence
 from llm.token_mask import TokenMasks
@@ -21,26 +20,10 @@ from llm.token_mask import TokenMasks
 NUM_CANDIDATES = (64, 1024)
 # Tokens per segment of the vocabulary in an unfiltered draw.
 SEGMENT = 256
-_BELOW_ONE = 1 - 2**-52
 
 # Lower ones draw the same token, because the logits' own float32 is coarser; but dividing by one near 0 gives infinity
 # and NaN, which would fail everybody in the pass.
 MIN_TEMPERATURE = 1e-6
-
-
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) with 52 random bits, the same for the same arguments on every machine."""
-    # 52 bits, so that even the largest one times a float64 total stays below that total.
-    return (_hash(seed, position) >> 12) / 2**52
-
-
-def choice_seed(seed: int, index: int) -> int:
-    """The seed of choice `index` of a request."""
-    return _hash(seed, -1 - index)
-
-
-def _hash(seed: int, number: int) -> int:
-    return int.from_bytes(blake2b(struct.pack("<Qq", seed % 2**64, number), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True)
@@ -95,9 +78,9 @@ def _draw_all(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[int]:
         if rows:
             chosen = [sequences[i] for i in rows]
             temperatures = _column(logits, [max(s.temperature, MIN_TEMPERATURE) for s in chosen])
-            points = _column(logits, [uniform(s.seed, len(s.token_ids)) for s in chosen], torch.float64)
+            keys = _column(logits, [draw_key(s.seed, len(s.token_ids)) for s in chosen], torch.int64)
             mine = logits if len(rows) == len(sequences) else logits[rows]
-            for row, token in zip(rows, draw(mine / temperatures, chosen, points), strict=True):
+            for row, token in zip(rows, draw(mine / temperatures, chosen, keys), strict=True):
                 tokens[row] = token
     return tokens
 
@@ -112,34 +95,36 @@ def _is_filtered(sequence: Sequence) -> bool:
     return sequence.top_p < 1 or sequence.top_k > 0 or sequence.min_p > 0
 
 
-def _column(like: torch.Tensor, numbers: list[float], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def _column(like: torch.Tensor, numbers: Rows[float], dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.tensor(numbers, dtype=dtype, device=like.device)[:, None]
 
 
-def _draw(scores: torch.Tensor, _: Rows[Sequence], points: torch.Tensor) -> list[int]:
+def _draw(scores: torch.Tensor, _: Rows[Sequence], keys: torch.Tensor) -> list[int]:
     """Draw from the whole vocabulary: first a segment of it, then a token of that segment.
 
-    The running sum over 49,152 tokens costs more than the rest of a draw together; over segments it is cheap.
+    Noise for 49,152 tokens costs more than the rest of a draw together; for the segments and one of them it is cheap.
     """
     weights = scores.softmax(dim=-1)
     rows, vocabulary = weights.shape
     num_whole = vocabulary // SEGMENT
     whole = weights[:, : num_whole * SEGMENT].view(rows, num_whole, SEGMENT).sum(dim=-1)
     rest = weights[:, num_whole * SEGMENT :].sum(dim=-1, keepdim=True)
-    segment, fraction = _invert(torch.cat([whole, rest], dim=-1), points)
+    segments = torch.cat([whole, rest], dim=-1)
+    # Below the token ids, so that no segment has the noise of a token.
+    numbers = torch.arange(-segments.shape[1], 0, device=scores.device)[None]
+    segment = _choose(segments, keys, numbers)
     token_ids = segment * SEGMENT + torch.arange(SEGMENT, device=scores.device)
     inside = weights.gather(1, token_ids.clamp(max=vocabulary - 1)).masked_fill_(token_ids >= vocabulary, 0.0)
-    chosen, _fraction = _invert(inside, fraction)
-    return token_ids.gather(1, chosen)[:, 0].tolist()
+    return token_ids.gather(1, _choose(inside, keys, token_ids))[:, 0].tolist()
 
 
-def _draw_filtered(scores: torch.Tensor, sequences: Rows[Sequence], points: torch.Tensor) -> list[int]:
+def _draw_filtered(scores: torch.Tensor, sequences: Rows[Sequence], keys: torch.Tensor) -> list[int]:
     vocabulary = scores.shape[-1]
     tokens = [0] * len(sequences)
     rows = list(range(len(sequences)))
     for width in (*(num for num in NUM_CANDIDATES if num < vocabulary), vocabulary):
         mine = scores if len(rows) == len(sequences) else scores[rows]
-        drawn, is_exact = _draw_from_top(mine, [sequences[row] for row in rows], points[rows], width)
+        drawn, is_exact = _draw_from_top(mine, [sequences[row] for row in rows], keys[rows], width)
         for row, token in zip(rows, drawn, strict=True):
             tokens[row] = token
         rows = [row for row, exact in zip(rows, is_exact, strict=True) if not exact]
@@ -149,7 +134,7 @@ def _draw_filtered(scores: torch.Tensor, sequences: Rows[Sequence], points: torc
 
 
 def _draw_from_top(
-    scores: torch.Tensor, sequences: Rows[Sequence], points: torch.Tensor, width: int
+    scores: torch.Tensor, sequences: Rows[Sequence], keys: torch.Tensor, width: int
 ) -> tuple[list[int], list[bool]]:
     """Draw from the `width` best tokens; says for which rows no token outside of them could have been drawn."""
     vocabulary = scores.shape[-1]
@@ -171,19 +156,10 @@ def _draw_from_top(
     covers_nucleus = probabilities.sum(dim=-1, keepdim=True) >= top_p
     covers_min_p = (probabilities[:, -1:] < least) & ((top_k >= vocabulary) | (top_p >= 1))
     is_exact = (top_k <= width) | ((top_k >= vocabulary) & covers_nucleus) | covers_min_p
-    drawn = token_ids.gather(1, _invert(kept, points)[0])
+    drawn = token_ids.gather(1, _choose(kept, keys, token_ids))
     return drawn[:, 0].tolist(), is_exact[:, 0].tolist()
 
 
-def _invert(weights: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find where the running sum of `weights` `[rows, n]` passes `points` (in [0, 1)) of its total.
-
-    Returns:
-        `[rows, 1]` each: the index, whose weight is over 0, and how far into it the point lies, in [0, 1).
-    """
-    sums = weights.cumsum(dim=-1, dtype=torch.float64)
-    targets = points * sums[:, -1:]
-    index = torch.searchsorted(sums, targets, right=True)
-    weight = weights.gather(1, index).double()
-    fraction = (targets - (sums.gather(1, index) - weight)) / weight
-    return index, fraction.clamp(0.0, _BELOW_ONE)
+def _choose(weights: torch.Tensor, keys: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
+    """One column `[rows, 1]` for each row of `weights` `[rows, n]`, drawn by its weight, which is over 0."""
+    return (weights.double().log() + gumbel(keys, counters)).argmax(dim=-1, keepdim=True)
