@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from llm import sampler
+from llm import drawing
 from llm.noise import choice_seed, draw_key, gumbel
 from llm.request import GenerationRequest, SamplingParams, Submission
 from llm.sampler import Draw, Sampler
@@ -44,8 +44,10 @@ def sequence(
     )
 
 
-def exact(logits: torch.Tensor, *, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> torch.Tensor:
-    """The distribution by definition: scale, keep the k best, keep the nucleus, renormalise."""
+def exact(
+    logits: torch.Tensor, *, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0
+) -> torch.Tensor:
+    """The distribution by definition: scale, keep the k best, keep the nucleus, drop the unlikely, renormalise."""
     probabilities = (logits.double() / temperature).softmax(-1)
     order = probabilities.argsort(descending=True)
     kept = torch.zeros_like(probabilities)
@@ -57,6 +59,7 @@ def exact(logits: torch.Tensor, *, temperature: float = 1.0, top_p: float = 1.0,
             break
         kept[token] = probabilities[token]
         mass += float(probabilities[token])
+    kept[probabilities < min_p * probabilities.max()] = 0
     return kept / kept.sum()
 
 
@@ -74,6 +77,9 @@ def exact(logits: torch.Tensor, *, temperature: float = 1.0, top_p: float = 1.0,
         {"top_p": 0.999},
         {"top_k": 4, "top_p": 0.7},
         {"top_k": 200, "top_p": 0.9, "temperature": 1.5},
+        {"min_p": 0.02},
+        {"min_p": 0.01, "top_p": 0.97, "temperature": 1.5},
+        {"min_p": 0.3, "top_k": 120},
         {"top_p": 0.01},
     ],
     ids=str,
@@ -100,7 +106,14 @@ def test_draws_follow_the_exact_distribution(vocabulary: int, settings: dict[str
 
 def test_a_draw_depends_on_its_own_row_alone():
     logits = torch.randn(40, 200, generator=torch.Generator().manual_seed(3))
-    kinds = [{}, {"top_p": 0.9}, {"top_k": 10}, {"temperature": 0.0}, {"top_p": 0.999, "temperature": 2.0}]
+    kinds = [
+        {},
+        {"top_p": 0.9},
+        {"top_k": 10},
+        {"temperature": 0.0},
+        {"top_p": 0.999, "temperature": 2.0},
+        {"top_p": 0.9, "top_k": 150, "temperature": 2.0},
+    ]
     owners = [sequence(seed=row, **kinds[row % len(kinds)]) for row in range(40)]  # type: ignore[arg-type]
     together = drawn_from(logits, owners)
     alone = [drawn_from(logits[row : row + 1], [owners[row]])[0] for row in range(40)]
@@ -112,8 +125,8 @@ def test_greedy_takes_the_most_likely_token():
     assert drawn_from(logits, [sequence(temperature=0.0)] * 6) == logits.argmax(-1).tolist()
 
 
-def test_a_nucleus_wider_than_the_candidates_takes_the_exact_path():
-    narrow, wide = sampler.NUM_CANDIDATES
+def test_a_nucleus_wider_than_the_candidates_is_drawn_as_a_whole():
+    narrow, wide = drawing.NUM_CANDIDATES, 1024
     flat = torch.zeros(1, wide * 4)
     drawn = set(drawn_from(flat.expand(2000, -1), [sequence(top_p=0.99, seed=seed) for seed in range(2000)]))
     assert len(drawn) > wide
@@ -122,6 +135,17 @@ def test_a_nucleus_wider_than_the_candidates_takes_the_exact_path():
     drawn = set(drawn_from(some.expand(400, -1), [sequence(top_p=0.99, seed=seed) for seed in range(400)]))
     assert len(drawn) > narrow
     assert max(drawn) < narrow * 4
+
+
+def test_a_row_that_misses_its_nucleus_again_and_again_is_drawn_all_the_same():
+    """The nucleus is a hundredth of the mass, and wider than the candidates: a hundred attempts would miss it."""
+    logits = torch.linspace(0, 0.1, 30_000)
+    expected = set(exact(logits, top_p=0.01).nonzero()[:, 0].tolist())
+    assert len(expected) > drawing.NUM_CANDIDATES
+    owners = [sequence(top_p=0.01, seed=seed) for seed in range(200)]
+    drawn = drawn_from(logits.expand(200, -1), owners)
+    assert set(drawn) <= expected
+    assert len(set(drawn)) > 100
 
 
 def test_noise_is_gumbels_and_differs_by_seed_position_choice_and_token():
