@@ -2,7 +2,7 @@
 # Usage: ./launch.sh [all|triton|proxy]
 #        ./launch.sh install [GROUP...]
 #
-#   all      (default) sets up what is missing, then starts Triton with the models and the OpenAI proxy
+#   all      (default) sets up what is missing, then starts Triton with the models and the proxy
 #   triton   starts Triton alone
 #   proxy    starts the proxy alone
 #   install  only sets up: dependency groups of pyproject.toml (default: engine proxy triton)
@@ -18,6 +18,8 @@ python=$root/.venv/bin/python
 run_dir=${TAKEOFF_RUN_DIR:-$root/.slipstream}
 host=${TAKEOFF_HOST:-127.0.0.1}
 port=${TAKEOFF_OPENAI_PORT:-3003}
+native_port=${TAKEOFF_PORT-3000} # empty or 0: none
+[[ $native_port != 0 ]] || native_port=
 triton_host=${TAKEOFF_TRITON_HOST:-127.0.0.1}
 http_port=${TAKEOFF_TRITON_HTTP_PORT:-8000}
 grpc_port=${TAKEOFF_TRITON_GRPC_PORT:-8001}
@@ -58,7 +60,7 @@ run_all() {
     install engine proxy triton
     lock triton
     lock proxy
-    check_ports "${triton_addresses[@]}" "$host:TAKEOFF_OPENAI_PORT=$port"
+    check_ports "${triton_addresses[@]}" "${proxy_addresses[@]}"
     prepare_models
     start_triton
     TAKEOFF_TRITON_URL=$(reachable "$triton_host"):$grpc_port start_proxy
@@ -80,7 +82,7 @@ run_triton() {
 run_proxy() {
     install proxy
     lock proxy
-    check_ports "$host:TAKEOFF_OPENAI_PORT=$port"
+    check_ports "${proxy_addresses[@]}"
     start_proxy
     follow "$run_dir/proxy.log"
     await_ready "the proxy=http://$(reachable "$host"):$port/health"
@@ -177,6 +179,10 @@ triton_addresses=(
     "$triton_host:TAKEOFF_TRITON_GRPC_PORT=$grpc_port"
     "$triton_host:TAKEOFF_TRITON_METRICS_PORT=$metrics_port"
 )
+proxy_addresses=(
+    "$host:TAKEOFF_OPENAI_PORT=$port"
+    ${native_port:+"$host:TAKEOFF_PORT=$native_port"}
+)
 triton_urls=() # filled once the groups are known
 
 check_ports() { step "$python" "$root/setup/ports.py" "$@" || exit 1; }
@@ -242,7 +248,8 @@ await_ready() {
     local triton
     triton=$(reachable "$triton_host")
     step "$python" "$root/setup/banner.py" "$run_dir/models" "$(reachable "$host"):$port" \
-        "$triton:$http_port" "$triton:$metrics_port" ${triton_pid:+triton} ${proxy_pid:+proxy}
+        "$triton:$http_port" "$triton:$metrics_port" "${native_port:+$(reachable "$host"):$native_port}" \
+        ${triton_pid:+triton} ${proxy_pid:+proxy}
 }
 
 supervise() {

@@ -1,10 +1,9 @@
-"""`python -m proxy`: reads the settings, takes the port, serves until SIGTERM."""
+"""`python -m proxy`: reads the settings, takes the ports, serves until SIGTERM."""
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 
 from proxy.api_keys import ApiKeys, KeyFileError
@@ -18,7 +17,7 @@ def main() -> int:
     try:
         config = ProxyConfig.from_env(os.environ)
         ApiKeys(config.api_keys, config.api_keys_file)  # a file that cannot be used stops the start
-        listener: socket.socket = listen(config)
+        listeners = listen(config)
     except (ConfigError, KeyFileError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -29,11 +28,12 @@ def main() -> int:
     )
     # Sanic tells about every start and stop of a worker; its warnings and errors are enough.
     logging.getLogger("sanic").setLevel(logging.WARNING)
-    logging.getLogger("proxy").info("the OpenAI API listens on %s:%d", config.host, config.port)
+    for listener, api in zip(listeners, ("the OpenAI API", "the native API"), strict=False):
+        logging.getLogger("proxy").info("%s listens on %s:%d", api, *listener.getsockname()[:2])
     if config.workers == 1:
-        serve(config, listener)
+        serve(config, listeners)
         return 0
-    return supervise(config, listener)
+    return supervise(config, listeners)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From pieces to a response, whole or as events: the same for chats and completions."""
+"""From pieces to a response, whole or as events: the same for every route that generates."""
 
 from __future__ import annotations
 
@@ -32,12 +32,18 @@ class Answer(Protocol):
 
 
 async def respond(
-    request: Request, ctx: Context, answer: Answer, pieces: Pieces, *, stream: bool
+    request: Request,
+    ctx: Context,
+    answer: Answer,
+    pieces: Pieces,
+    *,
+    stream: bool,
+    wire: sse.Wire = sse.OPENAI_WIRE,
 ) -> HTTPResponse | None:
     """Answer `request`. Whatever ends this, a client that left included, the caller closes the pieces."""
     _notice_disconnects(request)
     if stream:
-        await _stream(request, ctx, answer, pieces)
+        await _stream(request, ctx, answer, pieces, wire)
         return None
     return await _complete(ctx, answer, pieces)
 
@@ -53,7 +59,7 @@ async def _complete(ctx: Context, answer: Answer, pieces: Pieces) -> HTTPRespons
     return raw(msgspec.json.encode(answer.completion(collected)), content_type="application/json")
 
 
-async def _stream(request: Request, ctx: Context, answer: Answer, pieces: Pieces) -> None:
+async def _stream(request: Request, ctx: Context, answer: Answer, pieces: Pieces, wire: sse.Wire) -> None:
     """Write the answer as events.
 
     Nothing is sent before the engine's first word, so that a refusal can still be a plain HTTP error. When
@@ -64,28 +70,28 @@ async def _stream(request: Request, ctx: Context, answer: Answer, pieces: Pieces
         try:
             async with asyncio.timeout(ctx.config.response_timeout or None):
                 async for some in pieces:
-                    data = sse.encode(answer.chunks(some))
+                    data = wire.encode(answer.chunks(some))
                     if some[-1].usage is not None:
-                        await stream.write(data + sse.DONE, end=True)
+                        await stream.write(data + wire.done, end=True)
                     elif data:
                         await stream.write(data)
         except Exception as error:
             failure = _late(ctx) if isinstance(error, TimeoutError) else error
             if not stream.begun:
                 raise failure from None
-            await _fail(request, stream, failure)
+            await _fail(request, stream, wire, failure)
         finally:
             ctx.shutdown.release(request)
 
 
-async def _fail(request: Request, stream: sse.EventStream, error: Exception) -> None:
-    """End a stream that has begun with an error event and without `[DONE]`."""
+async def _fail(request: Request, stream: sse.EventStream, wire: sse.Wire, error: Exception) -> None:
+    """End a stream that has begun with an error event and without what ends an answer."""
     if not isinstance(error, ApiError):
         _log.error("request %s failed while streaming", request_id(request), exc_info=error)
         error = InternalError("The server failed while streaming the answer.")
     else:
         _log.warning("request %s ended with an error event: %s", request_id(request), error.message)
-    await stream.write(sse.encode([describe(error)]), end=True)
+    await stream.write(wire.encode([describe(error)]), end=True)
 
 
 def _late(ctx: Context) -> ApiError:

@@ -68,9 +68,31 @@ def _list(raw: str) -> tuple[str, ...]:
 _port = _integer(1, 65535)
 
 
-def _setting(env: str, description: str, parse: Callable[[str], Any], default: str, *, is_secret: bool = False) -> Any:
-    """Declare a field whose default is written as its variable would be and parsed the same way."""
-    metadata = {"env": env, "description": description, "parse": parse, "default": default, "is_secret": is_secret}
+def _port_or_none(raw: str) -> int:
+    return 0 if raw.strip() in ("", "0") else _port(raw)
+
+
+def _setting(
+    env: str,
+    description: str,
+    parse: Callable[[str], Any],
+    default: str,
+    *,
+    is_secret: bool = False,
+    takes_empty: bool = False,
+) -> Any:
+    """Declare a field whose default is written as its variable would be and parsed the same way.
+
+    An empty variable counts as not set, unless the setting `takes_empty`.
+    """
+    metadata = {
+        "env": env,
+        "description": description,
+        "parse": parse,
+        "default": default,
+        "is_secret": is_secret,
+        "takes_empty": takes_empty,
+    }
     return field(default=parse(default), metadata=metadata, repr=not is_secret)
 
 
@@ -80,6 +102,13 @@ class ProxyConfig:
 
     host: str = _setting("TAKEOFF_HOST", "address to listen on", _text, "127.0.0.1")
     port: int = _setting("TAKEOFF_OPENAI_PORT", "port of the OpenAI API", _port, "3003")
+    native_port: int = _setting(
+        "TAKEOFF_PORT",
+        "port of Takeoff's native API; 0 or empty: none",
+        _port_or_none,
+        "3000",
+        takes_empty=True,
+    )
     triton_grpc_port: int = _setting(
         "TAKEOFF_TRITON_GRPC_PORT", "Triton's gRPC port, when Triton runs on this machine", _port, "8001"
     )
@@ -156,14 +185,14 @@ class ProxyConfig:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> ProxyConfig:
-        """Read the settings that are set; an empty variable counts as not set.
+        """Read the settings that are set; an empty variable counts as not set where emptiness means nothing.
 
         Raises `ConfigError` for the first value that cannot be used.
         """
         values: dict[str, Any] = {}
         for setting in fields(cls):
-            env, raw = setting.metadata["env"], environ.get(setting.metadata["env"], "")
-            if not raw:
+            env, raw = setting.metadata["env"], environ.get(setting.metadata["env"])
+            if raw is None or not (raw or setting.metadata["takes_empty"]):
                 continue
             try:
                 values[setting.name] = setting.metadata["parse"](raw)

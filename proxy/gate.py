@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from sanic import HTTPResponse, Request
 from sanic.response import BaseHTTPResponse
 
@@ -12,11 +14,13 @@ from proxy.context import App
 from proxy.cors import Cors
 
 # A load balancer asks these, and has no key.
-_OPEN = ("/health", "/health/ready")
+HEALTH = frozenset({"/health", "/health/ready"})
 
 
-def install(app: App, config: ProxyConfig) -> None:
+def install(app: App, config: ProxyConfig, open_paths: Set[str] = HEALTH) -> None:
     """Put the gate before and behind all routes of `app`, also those that do not exist.
+
+    `open_paths` need no key.
 
     Raises:
         KeyFileError: the file of API keys cannot be used.
@@ -27,7 +31,7 @@ def install(app: App, config: ProxyConfig) -> None:
     async def enter(request: Request) -> HTTPResponse | None:
         if (answer := cors.preflight(request)) is not None:
             return answer
-        if keys.is_required and request.path not in _OPEN:
+        if keys.is_required and request.path not in open_paths:
             request.ctx.owner = keys.owner(request.headers.getone("authorization", ""))
         return None
 

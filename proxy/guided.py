@@ -69,7 +69,7 @@ class GuidedFields(msgspec.Struct, kw_only=True):
         given = {
             "response_format": _of_format(self.response_format),
             "structured_outputs": _of_outputs(outputs),
-            "guided_json": _of_json(self.guided_json, "guided_json"),
+            "guided_json": grammar_of_json(self.guided_json, "guided_json"),
             "guided_regex": _only("regex", self.guided_regex),
             "guided_choice": _only("choice", self.guided_choice),
             "guided_grammar": _only("lark", self.guided_grammar),
@@ -93,7 +93,7 @@ def _of_format(wanted: ResponseFormat | None) -> dict[str, Any] | None:
 
 def _of_outputs(outputs: StructuredOutputs) -> dict[str, Any] | None:
     given = [
-        _of_json(outputs.json, "structured_outputs"),
+        grammar_of_json(outputs.json, "structured_outputs"),
         _only("regex", outputs.regex),
         _only("choice", outputs.choice),
         _only("lark", outputs.grammar),
@@ -104,7 +104,12 @@ def _of_outputs(outputs: StructuredOutputs) -> dict[str, Any] | None:
     return asked[0] if asked else None
 
 
-def _of_json(schema: _Schema | str | None, param: str) -> dict[str, Any] | None:
+def grammar_of_json(schema: _Schema | str | None, param: str) -> dict[str, Any] | None:
+    """The contract's `grammar` of a schema, which may be written as a text; `param` is the field it came in.
+
+    Raises:
+        InvalidRequestError: the text is no JSON schema.
+    """
     if not isinstance(schema, str):
         return _only("json_schema", schema)
     try:

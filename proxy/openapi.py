@@ -10,10 +10,8 @@ from sanic import Blueprint, HTTPResponse, Request, html, raw
 
 from proxy import docs_page
 from proxy.errors import ErrorBody
-from proxy.routes import ROUTES, Route
+from proxy.routes import OPENAI, Api, Route
 from proxy.version import VERSION
-
-openapi = Blueprint("openapi")
 
 _REFERENCE = "#/components/schemas/{name}"
 _REASONS = {
@@ -31,21 +29,21 @@ _REASONS = {
 
 
 @cache
-def description() -> dict[str, Any]:
+def description(api: Api = OPENAI) -> dict[str, Any]:
     """The whole description, OpenAPI 3.1."""
-    types = [kind for route in ROUTES for kind in (route.body, route.answer, route.event) if kind] + [ErrorBody]
+    types = [kind for route in api.routes for kind in (route.body, route.answer, route.event) if kind] + [ErrorBody]
     unique = list(dict.fromkeys(types))
     schemas, components = msgspec.json.schema_components(unique, ref_template=_REFERENCE)
     of = dict(zip(unique, schemas, strict=True))
     paths: dict[str, Any] = {}
-    for route in ROUTES:
+    for route in api.routes:
         paths.setdefault(route.path, {})[route.method] = _operation(route, of)
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "Slipstream",
+            "title": api.title,
             "version": VERSION,
-            "description": "Hugging Face models behind the OpenAI API on NVIDIA Triton.",
+            "description": api.summary,
         },
         "paths": paths,
         "components": {
@@ -57,7 +55,11 @@ def description() -> dict[str, Any]:
 
 def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     failures = route.failures if route.is_open else (401, *route.failures)
-    content: dict[str, Any] = {"application/json": {"schema": schemas[route.answer]}}
+    content: dict[str, Any] = {}
+    if route.answer is not None:
+        content["application/json"] = {"schema": schemas[route.answer]}
+    if route.text_events:
+        content["text/event-stream"] = {"schema": {"type": "string", "description": route.text_events}}
     if route.event is not None:
         content["text/event-stream"] = {
             "schema": {
@@ -92,21 +94,22 @@ def _failure(route: Route, status: int, schemas: dict[Any, Any]) -> dict[str, An
     return {"description": _REASONS[status], "content": {"application/json": {"schema": schema}}}
 
 
-async def show_description(_request: Request) -> HTTPResponse:
-    """Answer with the description."""
-    return raw(msgspec.json.encode(description()), content_type="application/json")
+def describing(api: Api) -> Blueprint:
+    """The two routes that show the description of `api`, to programs and to people."""
+    blueprint = Blueprint(f"describing {api.title}".replace(" ", "_"))
 
+    async def show_description(_request: Request) -> HTTPResponse:
+        return raw(msgspec.json.encode(description(api)), content_type="application/json")
 
-async def show_page(_request: Request) -> HTTPResponse:
-    """Answer with the description for people."""
-    return html(page(), headers={"content-security-policy": docs_page.CONTENT_SECURITY_POLICY})
+    async def show_page(_request: Request) -> HTTPResponse:
+        return html(page(api), headers={"content-security-policy": docs_page.CONTENT_SECURITY_POLICY})
+
+    blueprint.add_route(show_description, "/openapi.json", methods=["GET", "HEAD"])
+    blueprint.add_route(show_page, "/docs", methods=["GET", "HEAD"])
+    return blueprint
 
 
 @cache
-def page() -> str:
+def page(api: Api) -> str:
     """The page, made once."""
-    return docs_page.render(description())
-
-
-openapi.add_route(show_description, "/openapi.json", methods=["GET", "HEAD"])
-openapi.add_route(show_page, "/docs", methods=["GET", "HEAD"])
+    return docs_page.render(description(api))

@@ -1,13 +1,16 @@
-"""One serving process: takes a listening socket, runs the app on it, and ends when told to."""
+"""One serving process: takes the listening sockets, runs the apps on them, and ends when told to."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 from sanic import Sanic
 
+from proxy.beside import serve_beside
 from proxy.config import ConfigError, ProxyConfig
 from proxy.context import App
+from proxy.native_server import create_native_app
 from proxy.server import create_app
 from proxy.shutdown import ignore_second_sigterm
 
@@ -15,23 +18,30 @@ from proxy.shutdown import ignore_second_sigterm
 _BACKLOG = 2048
 
 
-def listen(config: ProxyConfig) -> socket.socket:
-    """Take the configured address.
+def listen(config: ProxyConfig) -> list[socket.socket]:
+    """Take the configured addresses: the OpenAI API's and, unless it is switched off, the native API's.
 
     Raises:
-        ConfigError: it cannot be had.
+        ConfigError: one cannot be had.
     """
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listeners = [_listen(config.host, config.port, "TAKEOFF_OPENAI_PORT")]
+    if config.native_port:
+        listeners.append(_listen(config.host, config.native_port, "TAKEOFF_PORT"))
+    return listeners
+
+
+def _listen(host: str, port: int, setting: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(
-            f"TAKEOFF_HOST={config.host!r} with TAKEOFF_OPENAI_PORT={config.port} cannot be used: "
+            f"TAKEOFF_HOST={host!r} with {setting}={port} cannot be used: "
             f"set them to a free address of this machine ({error.strerror or error})"
         ) from None
 
 
-def serve(config: ProxyConfig, listener: socket.socket) -> None:
+def serve(config: ProxyConfig, listeners: Sequence[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT, then finish the running answers and return."""
     app = create_app(config)
 
@@ -39,5 +49,7 @@ def serve(config: ProxyConfig, listener: socket.socket) -> None:
     async def stop(_app: App) -> None:
         ignore_second_sigterm()
 
-    app.prepare(sock=listener, backlog=_BACKLOG, single_process=True, motd=False, access_log=False)
+    app.prepare(sock=listeners[0], backlog=_BACKLOG, single_process=True, motd=False, access_log=False)
+    for listener in listeners[1:]:
+        serve_beside(app, create_native_app(config, app), listener)
     Sanic.serve_single(app)

@@ -23,34 +23,52 @@ class Route:
         body: type of the request's body.
         answer: type of a 200's body.
         event: type of a stream's events, where the route streams.
+        text_events: how a stream is written whose events are text.
         failures: statuses that only this route has.
     """
 
     method: str
     path: str
     summary: str
-    answer: Any
+    answer: Any = None
     body: Any = None
     event: Any = None
+    text_events: str = ""
     failures: tuple[int, ...] = ()
     is_open: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Api:
+    """The routes of one port, as one description."""
+
+    title: str
+    summary: str
+    routes: tuple[Route, ...]
+
+
 # Whatever reads a body can refuse it in these ways; whatever asks a group can find it absent, full, ill or slow.
-_BODY = (400, 408, 413, 415)
-_GROUP = (404, 500, 503)
-_ANSWER = (429, 504)
+BODY = (400, 408, 413, 415)
+GROUP = (404, 500, 503)
+ANSWER = (429, 504)
+
+CHAT = Route(
+    method="post",
+    path="/v1/chat/completions",
+    summary="Answer a conversation",
+    body=ChatBody,
+    answer=ChatCompletion,
+    event=ChatChunk,
+    failures=BODY + GROUP + ANSWER,
+)
+MODELS = (
+    Route(method="get", path="/v1/models", summary="List the groups that are ready", answer=ModelList),
+    Route(method="get", path="/v1/models/{id}", summary="Describe one group", answer=Model, failures=GROUP),
+)
+VERSION = Route(method="get", path="/version", summary="Say which version answers", answer=Version)
 
 ROUTES = (
-    Route(
-        method="post",
-        path="/v1/chat/completions",
-        summary="Answer a conversation",
-        body=ChatBody,
-        answer=ChatCompletion,
-        event=ChatChunk,
-        failures=_BODY + _GROUP + _ANSWER,
-    ),
+    CHAT,
     Route(
         method="post",
         path="/v1/completions",
@@ -58,7 +76,7 @@ ROUTES = (
         body=CompletionBody,
         answer=Completion,
         event=Completion,
-        failures=_BODY + _GROUP + _ANSWER,
+        failures=BODY + GROUP + ANSWER,
     ),
     Route(
         method="post",
@@ -66,7 +84,7 @@ ROUTES = (
         summary="Turn a text or a conversation into tokens",
         body=TokenizeBody,
         answer=TokenizeAnswer,
-        failures=_BODY + _GROUP,
+        failures=BODY + GROUP,
     ),
     Route(
         method="post",
@@ -74,11 +92,10 @@ ROUTES = (
         summary="Turn tokens into text",
         body=DetokenizeBody,
         answer=DetokenizeAnswer,
-        failures=_BODY + _GROUP,
+        failures=BODY + GROUP,
     ),
-    Route(method="get", path="/v1/models", summary="List the groups that are ready", answer=ModelList),
-    Route(method="get", path="/v1/models/{id}", summary="Describe one group", answer=Model, failures=_GROUP),
-    Route(method="get", path="/version", summary="Say which version answers", answer=Version),
+    *MODELS,
+    VERSION,
     Route(method="get", path="/health", summary="Say that the process lives", answer=Health, is_open=True),
     Route(
         method="get",
@@ -89,3 +106,5 @@ ROUTES = (
         is_open=True,
     ),
 )
+
+OPENAI = Api(title="Slipstream", summary="Hugging Face models behind the OpenAI API on NVIDIA Triton.", routes=ROUTES)

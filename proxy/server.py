@@ -16,8 +16,9 @@ from proxy.context import App, Context
 from proxy.groups import Groups
 from proxy.health import health
 from proxy.models import models
-from proxy.openapi import openapi
+from proxy.openapi import describing
 from proxy.request_body import drained_bytes
+from proxy.routes import OPENAI
 from proxy.shutdown import Shutdown
 from proxy.tokens import tokens
 from proxy.triton_client import TritonBackend
@@ -29,6 +30,17 @@ def create_app(config: ProxyConfig, backend: Backend | None = None, name: str = 
 
     The backend is closed when the app stops. `name` must be unique in the process.
     """
+    app = new_app(config, name)
+    for routes in (chat, completions, tokens, models, version, describing(OPENAI), health):
+        app.blueprint(routes)
+    error_handler.install(app)
+    _manage_context(app, config, backend)
+    gate.install(app, config)
+    return app
+
+
+def new_app(config: ProxyConfig, name: str) -> App:
+    """An app without routes, with Sanic set as both ports need it."""
     # Sanic reads SANIC_* variables unless told not to; ours are the only settings.
     app: App = Sanic(name, env_prefix=None, configure_logging=False)
     app.config.update(
@@ -41,11 +53,6 @@ def create_app(config: ProxyConfig, backend: Backend | None = None, name: str = 
         RESPONSE_TIMEOUT=float("inf"),
         GRACEFUL_SHUTDOWN_TIMEOUT=config.shutdown_timeout,
     )
-    for routes in (chat, completions, tokens, models, version, openapi, health):
-        app.blueprint(routes)
-    error_handler.install(app)
-    _manage_context(app, config, backend)
-    gate.install(app, config)
     return app
 
 

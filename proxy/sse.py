@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -41,6 +42,17 @@ def encode(events: Iterable[Any]) -> bytes:
         out += _encoder.encode(event)
         out += b"\n\n"
     return bytes(out)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """How a dialect writes its events, failures among them, and what ends an answer."""
+
+    encode: Callable[[Iterable[Any]], bytes]
+    done: bytes
+
+
+OPENAI_WIRE = Wire(encode, DONE)
 
 
 class EventStream:

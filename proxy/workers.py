@@ -1,6 +1,6 @@
-"""Several serving processes behind one listening socket, and the process that looks after them.
+"""Several serving processes behind the same listening sockets, and the process that looks after them.
 
-Sanic's own worker manager keeps the socket open while its workers finish, so that new clients hang, and
+Sanic's own worker manager keeps its socket open while its workers finish, so that new clients hang, and
 answers a second signal with SIGKILL for the whole process group, launch script and Triton included.
 """
 
@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -28,18 +29,18 @@ _PAUSE_SECONDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def supervise(config: ProxyConfig, listener: socket.socket) -> int:
+def supervise(config: ProxyConfig, listeners: Sequence[socket.socket]) -> int:
     """Run `config.workers` processes until SIGTERM; replace one that dies; return the exit status."""
-    supervisor = _Supervisor(config, listener)
+    supervisor = _Supervisor(config, listeners)
     signal.signal(signal.SIGTERM, supervisor.stop)
     signal.signal(signal.SIGINT, supervisor.stop)
     return supervisor.run()
 
 
 class _Supervisor:
-    def __init__(self, config: ProxyConfig, listener: socket.socket) -> None:
+    def __init__(self, config: ProxyConfig, listeners: Sequence[socket.socket]) -> None:
         self._config = config
-        self._listener = listener
+        self._listeners = listeners
         self._workers: dict[int, BaseProcess] = {}
         self._stopping = False
 
@@ -67,8 +68,9 @@ class _Supervisor:
     def stop(self, _number: int, _frame: FrameType | None) -> None:
         if not self._stopping:
             self._stopping = True
-            # With our copy gone too, nobody listens and new clients are refused at once.
-            self._listener.close()
+            # With our copies gone too, nobody listens and new clients are refused at once.
+            for listener in self._listeners:
+                listener.close()
             self._tell_workers()
 
     def _start(self) -> None:
@@ -77,7 +79,7 @@ class _Supervisor:
         try:
             if not self._stopping:
                 fork = multiprocessing.get_context("fork")
-                worker = fork.Process(target=_work, args=(self._config, self._listener))
+                worker = fork.Process(target=_work, args=(self._config, self._listeners))
                 worker.start()
                 self._workers[worker.sentinel] = worker
         finally:
@@ -89,9 +91,9 @@ class _Supervisor:
                 os.kill(cast(int, worker.pid), signal.SIGTERM)
 
 
-def _work(config: ProxyConfig, listener: socket.socket) -> None:
+def _work(config: ProxyConfig, listeners: Sequence[socket.socket]) -> None:
     # The supervisor's handlers came along with the fork; until Sanic sets its own, a signal just ends us.
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    serve(config, listener)
+    serve(config, listeners)

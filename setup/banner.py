@@ -1,6 +1,8 @@
 """Prints what runs and how to use it, once everything is ready.
 
-Usage: banner.py REPOSITORY PROXY_ADDRESS TRITON_ADDRESS METRICS_ADDRESS [triton] [proxy]
+Usage: banner.py REPOSITORY PROXY_ADDRESS TRITON_ADDRESS METRICS_ADDRESS NATIVE_ADDRESS [triton] [proxy]
+
+An empty NATIVE_ADDRESS: the native API is switched off.
 """
 
 import sys
@@ -16,7 +18,7 @@ curl --location 'http://{address}/v1/chat/completions' \\
 }}'"""
 
 
-def main(repository: Path, proxy: str, triton: str, metrics: str, *servers: str) -> None:
+def main(repository: Path, proxy: str, triton: str, metrics: str, native: str, *servers: str) -> None:
     """Print the models and addresses of the servers that were started."""
     groups = model_lines(repository) if "triton" in servers else {}
     print("\nSlipstream is ready")
@@ -24,6 +26,8 @@ def main(repository: Path, proxy: str, triton: str, metrics: str, *servers: str)
         print(f"  {group:<10} {line}")
     if "proxy" in servers:
         print(f"  OpenAI API http://{proxy}/v1")
+        if native:
+            print(f"  Native API http://{native}/generate")
     if "triton" in servers:
         print(f"  Triton     http://{triton}, metrics http://{metrics}/metrics")
     if "proxy" in servers:

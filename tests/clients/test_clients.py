@@ -84,3 +84,14 @@ def test_an_agent_calls_a_tool_and_uses_what_it_says(base_url: str):
     assert len(got["called"]) >= 2  # whole and streamed
     assert all(type(call["city"]) is str and type(call["days"]) is int for call in got["called"])
     assert all("25 degrees" in answer for answer in got["answers"])
+
+
+def test_takeoffs_own_client_gets_them_from_the_native_port(service: Any, expected: dict[str, Any]):
+    script = HERE / "scripts" / "takeoff_native_client.py"
+    got = json.loads(run(VENV / "python", script, service.ports["PORT"]).splitlines()[-1])
+    text = expected["completion"]
+    assert [got["completion"], got["streamed"], got["async"], *got["batch"]] == [text] * 5
+    assert got["generated_tokens"] == 32
+    assert len(got["number"]) == 3
+    assert got["number"].isdecimal()
+    assert got["error"] == "model_not_found"

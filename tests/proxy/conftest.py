@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from proxy.backend import Backend
 from proxy.config import ProxyConfig
+from proxy.native_server import create_native_app
 from proxy.server import create_app
 from tests.proxy.fakes import FakeBackend
 
@@ -46,11 +47,19 @@ class Server:
         return answer
 
 
+def serving(backend: Backend, config: ProxyConfig) -> AbstractAsyncContextManager[Server]:
+    return serving_app(create_app(config, backend, name=f"test_{next(_names)}"))
+
+
+def serving_native(config: ProxyConfig, first: Any) -> AbstractAsyncContextManager[Server]:
+    """The app of port 3000, beside the running app of the OpenAI API."""
+    return serving_app(create_native_app(config, first, name=f"test_{next(_names)}"))
+
+
 @asynccontextmanager
-async def serving(backend: Backend, config: ProxyConfig) -> AsyncIterator[Server]:
+async def serving_app(app: Any) -> AsyncIterator[Server]:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    app = create_app(config, backend, name=f"test_{next(_names)}")
     # Sanic rewrites its own methods at start-up to leave unused hooks out, which works once per process.
     app.config.TOUCHUP = False
     server: Any = await app.create_server(sock=listener, return_asyncio_server=True)
@@ -92,6 +101,24 @@ async def serve(backend: FakeBackend) -> AsyncIterator[Serve]:
             return await stack.enter_async_context(serving(backend, config))
 
         yield start
+
+
+@pytest_asyncio.fixture
+async def serve_native(backend: FakeBackend) -> AsyncIterator[Serve]:
+    """A function that serves port 3000 on the fake backend with the given settings changed."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> Server:
+            config = replace(ProxyConfig(), **settings)
+            first = await stack.enter_async_context(serving(backend, config))
+            return await stack.enter_async_context(serving_native(config, first.app))
+
+        yield start
+
+
+@pytest_asyncio.fixture
+async def native(serve_native: Serve) -> Server:
+    return await serve_native()
 
 
 @pytest_asyncio.fixture

@@ -19,6 +19,7 @@ def test_every_setting_can_be_set() -> None:
         {
             "TAKEOFF_HOST": "0.0.0.0",
             "TAKEOFF_OPENAI_PORT": "4000",
+            "TAKEOFF_PORT": "4001",
             "TAKEOFF_TRITON_GRPC_PORT": "9001",
             "TAKEOFF_TRITON_URL": "triton:9002",
             "TAKEOFF_PROXY_WORKERS": "4",
@@ -40,6 +41,7 @@ def test_every_setting_can_be_set() -> None:
     assert config == ProxyConfig(
         host="0.0.0.0",
         port=4000,
+        native_port=4001,
         triton_grpc_port=9001,
         triton_url="triton:9002",
         workers=4,
@@ -57,6 +59,12 @@ def test_every_setting_can_be_set() -> None:
         response_timeout=600.0,
         shutdown_timeout=5.0,
     )
+
+
+@pytest.mark.parametrize("value", ["0", ""])
+def test_the_native_port_can_be_switched_off(value: str) -> None:
+    assert ProxyConfig.from_env({}).native_port == 3000
+    assert ProxyConfig.from_env({"TAKEOFF_PORT": value}).native_port == 0
 
 
 def test_keys_are_never_shown() -> None:
@@ -77,6 +85,8 @@ def test_tritons_port_is_part_of_its_default_url() -> None:
         ("TAKEOFF_OPENAI_PORT", "0"),
         ("TAKEOFF_OPENAI_PORT", "65536"),
         ("TAKEOFF_OPENAI_PORT", "3003.5"),
+        ("TAKEOFF_PORT", "-1"),
+        ("TAKEOFF_PORT", "off"),
         ("TAKEOFF_TRITON_GRPC_PORT", "x"),
         ("TAKEOFF_TRITON_URL", "http://triton:8001"),
         ("TAKEOFF_TRITON_URL", "triton"),

@@ -30,6 +30,7 @@ def free_port() -> int:
 
 async def start(**settings: Any) -> Process:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TAKEOFF_")}
+    environ["TAKEOFF_PORT"] = "0"
     environ |= {name: str(value) for name, value in settings.items()}
     return await asyncio.create_subprocess_exec(sys.executable, "-m", "proxy", env=environ, stdout=PIPE, stderr=PIPE)
 
@@ -138,6 +139,54 @@ async def test_an_idle_process_stops_at_once_and_says_little(workers: int) -> No
         assert all(" INFO proxy" in line for line in lines), lines
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_both_ports_answer_and_stop_in_the_same_way(workers: int) -> None:
+    """Sanic stops an app that is not the process's first one without letting its answers finish."""
+    gate, started = asyncio.Event(), asyncio.Event()
+    port = free_port()
+    native = f"http://127.0.0.1:{port}"
+    async with (
+        running(FakeTriton(gated(gate, started))) as triton,
+        proxy(triton, TAKEOFF_PROXY_WORKERS=workers, TAKEOFF_PORT=port) as (process, url),
+        httpx.AsyncClient(base_url=native, timeout=10) as http,
+        httpx.AsyncClient(base_url=native, timeout=3) as idle,
+    ):
+        assert (await idle.get("/healthz")).status_code == 200
+        assert (await idle.get("/generate")).status_code == 405
+        assert (await idle.get(f"{url}/generate")).status_code == 404
+        answer = asyncio.create_task(http.post("/generate_stream", json={"text": "Hi"}))
+        await asyncio.wait_for(started.wait(), 5)
+        process.terminate()
+        await asyncio.sleep(0.5)
+        for client in (idle, httpx.AsyncClient(base_url=native, timeout=3)):
+            with pytest.raises(httpx.ConnectError):
+                await client.get("/healthz")
+            await client.aclose()
+        assert process.returncode is None
+        gate.set()
+        assert (await answer).text == "data:Hello\n\ndata:  world\n\n"
+        began = time.monotonic()
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert time.monotonic() - began < 3
+
+
+async def test_answers_of_the_native_port_are_cut_off_in_time_too() -> None:
+    started = asyncio.Event()
+    port = free_port()
+    async with (
+        running(FakeTriton(gated(asyncio.Event(), started))) as triton,
+        proxy(triton, TAKEOFF_PORT=port, TAKEOFF_SHUTDOWN_TIMEOUT_SECONDS=0.5) as (process, _),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http,
+    ):
+        answer = asyncio.create_task(http.post("/generate_stream", json={"text": "Hi"}))
+        await asyncio.wait_for(started.wait(), 5)
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 5) == 0
+        with pytest.raises(httpx.RemoteProtocolError):
+            await answer
+        await asyncio.wait_for(triton.cancelled.wait(), 2)
+
+
 async def test_a_worker_that_dies_is_replaced() -> None:
     async with (
         running(FakeTriton()) as triton,
@@ -200,10 +249,12 @@ async def test_a_wrong_setting_costs_one_line_and_status_1() -> None:
     )
 
 
-async def test_a_taken_port_costs_one_line_and_status_1() -> None:
+@pytest.mark.parametrize("setting", ["TAKEOFF_OPENAI_PORT", "TAKEOFF_PORT"])
+async def test_a_taken_port_costs_one_line_and_status_1(setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        process = await start(TAKEOFF_OPENAI_PORT=taken.getsockname()[1])
+        process = await start(**{"TAKEOFF_OPENAI_PORT": free_port(), setting: taken.getsockname()[1]})
         _, err = await asyncio.wait_for(process.communicate(), 10)
     assert process.returncode == 1
     assert err.decode().count("\n") == 1
+    assert f"{setting}=" in err.decode()
     assert "free address" in err.decode()
