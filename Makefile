@@ -1,7 +1,7 @@
 # What people and CI call. Every target installs what it needs into .venv first, which costs nothing when it is there.
 .PHONY: install clients check test bench
 
-TYPED := proxy setup benchmarks model_repository model_repository/primary/1
+TYPED := proxy keeper setup benchmarks model_repository model_repository/primary/1
 
 install:
 	./launch.sh install engine proxy triton dev

@@ -7,6 +7,8 @@
 #   proxy    starts the proxy alone
 #   install  only sets up: dependency groups of pyproject.toml (default: engine proxy triton)
 #
+# Beside Triton runs the keeper, which replaces the process of a model that died or hangs.
+#
 # Settings are TAKEOFF_* environment variables, listed in README.md. Without TAKEOFF_MODEL_NAME a small default
 # model is served. Logs and the rendered model repository lie in .slipstream (TAKEOFF_RUN_DIR).
 # Ctrl-C or SIGTERM stops in order: running answers finish, then the proxy ends, then Triton. A second one stops
@@ -32,6 +34,7 @@ timer_pid=
 log_pid=    # what copies a log to standard output
 triton_pid=
 proxy_pid=
+keeper_pid=
 is_ready=
 
 main() {
@@ -63,6 +66,7 @@ run_all() {
     check_ports "${triton_addresses[@]}" "${proxy_addresses[@]}"
     prepare_models
     start_triton
+    start_keeper
     TAKEOFF_TRITON_URL=$(reachable "$triton_host"):$grpc_port start_proxy
     await_ready "${triton_urls[@]}" "the proxy=http://$(reachable "$host"):$port/health/ready"
     supervise
@@ -74,7 +78,8 @@ run_triton() {
     check_ports "${triton_addresses[@]}"
     prepare_models
     start_triton
-    follow "$run_dir/triton.log"
+    start_keeper
+    follow "$run_dir/triton.log" "$run_dir/keeper.log"
     await_ready "${triton_urls[@]}"
     supervise
 }
@@ -115,7 +120,7 @@ kill_group() { { kill -KILL -- "-$1" && wait "$1"; } 2>/dev/null || true; }
 
 kill_everything() {
     local pid
-    for pid in $step_pid $timer_pid $log_pid $proxy_pid $triton_pid; do kill_group "$pid"; done
+    for pid in $step_pid $timer_pid $log_pid $proxy_pid $keeper_pid $triton_pid; do kill_group "$pid"; done
     rm -f "/dev/shm/slipstream-$$-"*
 }
 
@@ -134,6 +139,8 @@ stop_servers() {
     local answers=${TAKEOFF_SHUTDOWN_TIMEOUT_SECONDS:-30}
     answers=${answers%%.*}
     [[ $answers =~ ^[0-9]+$ ]] || answers=30
+    stop_server "The keeper" "$keeper_pid" 5 # first, so that it heals nothing that is being stopped
+    keeper_pid=
     stop_server "The proxy" "$proxy_pid" $((answers + 5))
     proxy_pid=
     stop_server Triton "$triton_pid" 20
@@ -232,9 +239,25 @@ start_proxy() {
     proxy_pid=$child
 }
 
+# Looks after the models beside Triton.
+start_keeper() {
+    [[ -n $is_ready ]] || : >"$run_dir/keeper.log"
+    TAKEOFF_RUN_DIR=$run_dir TAKEOFF_TRITON_URL=$(reachable "$triton_host"):$grpc_port PYTHONPATH=$root \
+        start "$python" -P -m keeper >>"$run_dir/keeper.log" 2>&1
+    keeper_pid=$child
+}
+
+# Nobody who asks a model for something notices that the keeper has gone, so it is simply started again.
+watch_keeper() {
+    [[ -n $keeper_pid ]] && ! is_alive "$keeper_pid" || return 0
+    [[ -n $is_ready ]] || fail_with_log "The keeper" "$keeper_pid" keeper.log
+    say "launch.sh: the keeper ended and is started again; see $run_dir/keeper.log"
+    start_keeper
+}
+
 # A server alone is most often in a container, whose log is its standard output.
 follow() {
-    start tail --lines=+1 --follow=name "$1"
+    start tail --quiet --lines=+1 --follow=name "$@"
     log_pid=$child
 }
 
@@ -262,10 +285,11 @@ watch_servers() {
     start sleep 2
     timer_pid=$child
     # shellcheck disable=SC2086  # what was not started has no id
-    wait -n "$timer_pid" $step_pid $triton_pid $proxy_pid || true
+    wait -n "$timer_pid" $step_pid $triton_pid $keeper_pid $proxy_pid || true
     kill -TERM "$timer_pid" 2>/dev/null || true
     [[ -z $triton_pid ]] || is_alive "$triton_pid" || fail_with_log Triton "$triton_pid" triton.log
     [[ -z $proxy_pid ]] || is_alive "$proxy_pid" || fail_with_log "The proxy" "$proxy_pid" proxy.log
+    watch_keeper
 }
 
 # --- words -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from dataclasses import MISSING, fields
 
 from llm.config import ENVIRONMENT_PREFIX, EngineConfig
 
+from keeper.config import KeeperConfig
 from proxy.config import ProxyConfig
 from tests.launch.launched import ROOT
 
@@ -35,6 +36,13 @@ def test_every_setting_of_the_proxy_stands_in_the_table_with_its_default_and_mea
         assert table[metadata["env"]] == (metadata["default"], metadata["description"])
 
 
+def test_every_setting_of_the_keeper_stands_in_the_table_with_its_default_and_meaning():
+    table = rows()
+    for setting in fields(KeeperConfig):
+        metadata = setting.metadata
+        assert table[metadata["env"]] == (metadata["default"], metadata["description"])
+
+
 def test_every_variable_of_the_launcher_stands_in_the_table():
     scripts = [ROOT / "launch.sh", *ROOT.glob("setup/*.sh")]
     table = rows()
@@ -48,6 +56,7 @@ def test_every_variable_of_the_launcher_stands_in_the_table():
 def test_the_table_holds_nothing_that_no_code_reads():
     read = {ENVIRONMENT_PREFIX + setting.name.upper() for setting in fields(EngineConfig)}
     read |= {setting.metadata["env"] for setting in fields(ProxyConfig)}
+    read |= {setting.metadata["env"] for setting in fields(KeeperConfig)}
     for script in [ROOT / "launch.sh", *ROOT.glob("setup/*"), *ROOT.glob("model_repository/*.py")]:
         if script.is_file():
             read |= set(re.findall(r"TAKEOFF_\w+", script.read_text()))

@@ -74,6 +74,9 @@ class TritonPythonModel:
         match model_input.task:
             case "describe":
                 self._responder.reply(self._description, writer)
+            case "pulse":
+                # by way of the responder, so that the answer says of both threads that they live
+                self._responder.reply(Event("", {"pulse": asdict(self._engine.pulse())}), writer)
             case "tokenize":
                 self._responder.reply(tokens_event(self._prompt(model_input), self._bytes_of), writer)
             case "detokenize":

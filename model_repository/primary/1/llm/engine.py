@@ -63,6 +63,19 @@ class ModelLimits:
     defaults: SamplingParams
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pulse:
+    """A sign of life.
+
+    Attributes:
+        is_serving: whether requests are taken: neither stopping nor dead.
+        pass_seconds: how long the current pass has lasted; 0 between passes.
+    """
+
+    is_serving: bool
+    pass_seconds: float
+
+
 @dataclass(frozen=True)
 class _Cancel:
     submission: Submission
@@ -107,6 +120,12 @@ class Engine:
         self._inbox: list[Submission | _Cancel | _FinishChoice] = []
         self._wake = Condition()
         self._stopping: UnavailableError | None = None
+        self._pass_began: float | None = None
+
+    def pulse(self) -> Pulse:
+        """How the engine is right now. Any thread; waits for nothing that could be stuck."""
+        began = self._pass_began
+        return Pulse(is_serving=self._stopping is None, pass_seconds=0.0 if began is None else monotonic() - began)
 
     def stop(self) -> None:
         """Refuse what comes from now on; `run` fails what is left and returns after its current pass."""
@@ -176,11 +195,14 @@ class Engine:
         """Serve until `stop`, or until something that is no `Exception` ends it. Never raises."""
         try:
             while self._wait_for_work():
+                self._pass_began = monotonic()
                 try:
                     self.step()
                 except Exception:
                     log.exception("a forward pass failed; the requests in it fail with it")
                     self._fail_open(EngineError("The model failed while it worked on this request."))
+                finally:
+                    self._pass_began = None
         except BaseException:
             log.critical("the engine has died", exc_info=True)
         finally:

@@ -1,0 +1,51 @@
+"""`python -m keeper`: reads the settings, looks after Triton until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from keeper.config import ConfigError, KeeperConfig
+from keeper.group_locks import GroupLocks
+from keeper.healing import Healing
+from keeper.stub import Stubs
+from keeper.triton import GrpcTriton
+
+
+def main() -> int:
+    """Run the keeper and return its exit status; a wrong setting costs one line and status 1."""
+    try:
+        config = KeeperConfig.from_env(os.environ)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"
+    )
+    asyncio.run(keep(config))
+    return 0
+
+
+async def keep(config: KeeperConfig) -> None:
+    """Run every room of the keeper until SIGTERM or SIGINT; a room that fails ends them all."""
+    triton, locks = GrpcTriton(config.triton_url), GroupLocks()
+    healing = Healing(triton, Stubs(config.repository), locks, config.pass_timeout)
+    rooms = [asyncio.create_task(healing.run())]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, lambda: [room.cancel() for room in rooms])
+    try:
+        await asyncio.gather(*rooms)
+    except asyncio.CancelledError:
+        pass
+    finally:
+        for room in rooms:
+            room.cancel()
+        await asyncio.wait(rooms)
+        await triton.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
