@@ -14,6 +14,7 @@ from proxy import sse
 from proxy.backend import Piece
 from proxy.context import Context
 from proxy.errors import ApiError, DeadlineError, InternalError, describe
+from proxy.record import record_of
 from proxy.request_id import request_id
 
 _log = logging.getLogger(__name__)
@@ -45,14 +46,16 @@ async def respond(
     if stream:
         await _stream(request, ctx, answer, pieces, wire)
         return None
-    return await _complete(ctx, answer, pieces)
+    return await _complete(request, ctx, answer, pieces)
 
 
-async def _complete(ctx: Context, answer: Answer, pieces: Pieces) -> HTTPResponse:
+async def _complete(request: Request, ctx: Context, answer: Answer, pieces: Pieces) -> HTTPResponse:
     collected: list[Piece] = []
+    note = record_of(request).note
     try:
         async with asyncio.timeout(ctx.config.response_timeout or None):
             async for some in pieces:
+                note(some)
                 collected.extend(some)
     except TimeoutError:
         raise _late(ctx) from None
@@ -66,10 +69,12 @@ async def _stream(request: Request, ctx: Context, answer: Answer, pieces: Pieces
     that word takes longer than the keep-alive interval, the stream begins with a comment instead: from then
     on a refusal can only be an error event, but nobody in between takes the connection for dead.
     """
+    note = record_of(request).note
     async with sse.EventStream(request, ctx.config.sse_keep_alive) as stream:
         try:
             async with asyncio.timeout(ctx.config.response_timeout or None):
                 async for some in pieces:
+                    note(some)
                     data = wire.encode(answer.chunks(some))
                     if some[-1].usage is not None:
                         await stream.write(data + wire.done, end=True)
@@ -79,18 +84,20 @@ async def _stream(request: Request, ctx: Context, answer: Answer, pieces: Pieces
             failure = _late(ctx) if isinstance(error, TimeoutError) else error
             if not stream.begun:
                 raise failure from None
-            await _fail(request, stream, wire, failure)
+            await _fail(request, ctx, stream, wire, failure)
         finally:
             ctx.shutdown.release(request)
 
 
-async def _fail(request: Request, stream: sse.EventStream, wire: sse.Wire, error: Exception) -> None:
+async def _fail(request: Request, ctx: Context, stream: sse.EventStream, wire: sse.Wire, error: Exception) -> None:
     """End a stream that has begun with an error event and without what ends an answer."""
     if not isinstance(error, ApiError):
         _log.error("request %s failed while streaming", request_id(request), exc_info=error)
         error = InternalError("The server failed while streaming the answer.")
     else:
         _log.warning("request %s ended with an error event: %s", request_id(request), error.message)
+    record_of(request).fail(error)
+    ctx.meter.told(error)
     await stream.write(wire.encode([describe(error)]), end=True)
 
 

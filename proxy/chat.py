@@ -12,6 +12,7 @@ from proxy.chat_request import parse
 from proxy.chat_response import ChatAnswer
 from proxy.context import context
 from proxy.errors import naming
+from proxy.record import observed
 from proxy.request_body import receive_json
 from proxy.request_id import request_id
 
@@ -22,8 +23,9 @@ chat = Blueprint("chat")
 async def create_chat_completion(request: Request) -> HTTPResponse | None:
     """Answer a conversation, whole or as a stream."""
     ctx = context(request)
-    with ctx.admission.admit(request):
+    with observed(request, "chat") as record, ctx.admission.admit(request):
         asked = parse(await receive_json(request, ctx.config), ctx.config.max_choices, ctx.config.max_messages)
+        record.ask(asked.model, stream=asked.stream)
         model = await ctx.groups.ready(asked.model)
         answer = ChatAnswer(asked.model, model.fingerprint, asked.include_usage)
         generate = GenerateRequest(asked.prompt, asked.sampling_parameters, asked.stream, request_id(request))

@@ -13,18 +13,23 @@ from proxy.completion_response import CompletionAnswer
 from proxy.context import Context, context
 from proxy.errors import naming
 from proxy.fan_out import generate_all
+from proxy.record import observed
 from proxy.request_body import receive_json
 from proxy.request_id import request_id
 
 completions = Blueprint("completions")
+
+# The engine's words for what is a prompt here.
+_FIELDS = dict.fromkeys(("text_input", "input_ids", "messages"), "prompt")
 
 
 @completions.post("/v1/completions", stream=True)
 async def create_completion(request: Request) -> HTTPResponse | None:
     """Continue one or several prompts, whole or as a stream."""
     ctx = context(request)
-    with ctx.admission.admit(request), naming({"text_input": "prompt", "input_ids": "prompt", "messages": "prompt"}):
+    with observed(request, "text_completion") as record, ctx.admission.admit(request), naming(_FIELDS):
         asked = parse(await receive_json(request, ctx.config), ctx.config.max_choices, ctx.config.max_prompts)
+        record.ask(asked.model, stream=asked.stream)
         model = await ctx.groups.ready(asked.model)
         echoes = await _echoes(ctx, asked) if asked.echo else []
         answer = CompletionAnswer(asked.model, model.fingerprint, asked.include_usage, echoes)

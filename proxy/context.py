@@ -11,6 +11,7 @@ from proxy.admission import Admission
 from proxy.backend import Backend
 from proxy.config import ProxyConfig
 from proxy.groups import Groups
+from proxy.meter import Meter
 from proxy.shutdown import Shutdown
 
 App: TypeAlias = Sanic[Any, Any]
@@ -25,6 +26,7 @@ class Context:
     groups: Groups
     admission: Admission
     shutdown: Shutdown
+    meter: Meter
 
 
 def context(request: Request) -> Context:

@@ -9,7 +9,7 @@ from sanic import HTTPResponse, Request, raw
 from sanic import exceptions as sanic_errors
 
 from proxy import errors
-from proxy.context import App
+from proxy.context import App, context
 from proxy.request_id import request_id
 
 _log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ def install(app: App) -> None:
 def answer(request: Request, exception: Exception) -> HTTPResponse:
     """Build the response to a request that failed. Internals go to the log, never to the client."""
     error = translate(request, exception)
+    context(request).meter.told(error)
     if isinstance(error, errors.InternalError):
         cause = exception if exception is not error else exception.__cause__
         _log.error("request %s failed: %s", request_id(request), error.message, exc_info=cause or exception)

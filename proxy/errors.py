@@ -6,11 +6,16 @@ formats.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
 import msgspec
+
+# The engine's codes that say more than the class.
+_CODES = frozenset({"context_length_exceeded", "deadline_exceeded"})
+_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class ApiError(Exception):
@@ -42,6 +47,13 @@ class ApiError(Exception):
         self.headers: dict[str, str] = dict(headers or {})
         if retry_after is not None:
             self.headers["retry-after"] = str(retry_after)
+
+    @property
+    def reason(self) -> str:
+        """One of few words for the failure: a code that we know, else the class's name."""
+        if self.code in _CODES:
+            return self.code
+        return _CAPITAL.sub("_", type(self).__name__.removesuffix("Error")).lower()
 
 
 class InvalidRequestError(ApiError):

@@ -10,7 +10,7 @@ from sanic.response import BaseHTTPResponse
 from proxy import request_id
 from proxy.api_keys import ApiKeys
 from proxy.config import ProxyConfig
-from proxy.context import App
+from proxy.context import App, context
 from proxy.cors import Cors
 
 # A load balancer asks these, and has no key.
@@ -36,6 +36,7 @@ def install(app: App, config: ProxyConfig, open_paths: Set[str] = HEALTH) -> Non
         return None
 
     async def leave(request: Request, response: BaseHTTPResponse) -> None:
+        context(request).meter.responded(request.method, request.uri_template or "", response.status)
         response.headers[request_id.HEADER] = request_id.request_id(request)
         response.headers.update(getattr(request.ctx, "rate_headers", {}))
         cors.mark(request, response)

@@ -15,6 +15,7 @@ from proxy.errors import naming
 from proxy.fan_out import generate_all
 from proxy.native_request import NativeRequest, parse
 from proxy.native_response import NativeAnswer
+from proxy.record import observed
 from proxy.request_body import receive_json
 from proxy.request_id import request_id
 
@@ -49,8 +50,9 @@ async def generate_stream(request: Request) -> HTTPResponse | None:
 
 async def _answer(request: Request, *, stream: bool) -> HTTPResponse | None:
     ctx = context(request)
-    with ctx.admission.admit(request), naming(_FIELDS):
+    with observed(request, "text_completion") as record, ctx.admission.admit(request), naming(_FIELDS):
         asked = parse(await receive_json(request, ctx.config), ctx.config.max_prompts)
+        record.ask(asked.group, stream=stream)
         await ctx.groups.ready(asked.group)
         prompts = await asyncio.gather(*(_prompt(ctx, asked, text) for text in asked.texts))
         requests = [

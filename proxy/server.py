@@ -15,6 +15,8 @@ from proxy.config import ProxyConfig
 from proxy.context import App, Context
 from proxy.groups import Groups
 from proxy.health import health
+from proxy.meter import Meter
+from proxy.metrics import metrics
 from proxy.models import models
 from proxy.openapi import describing
 from proxy.request_body import drained_bytes
@@ -31,7 +33,7 @@ def create_app(config: ProxyConfig, backend: Backend | None = None, name: str = 
     The backend is closed when the app stops. `name` must be unique in the process.
     """
     app = new_app(config, name)
-    for routes in (chat, completions, tokens, models, version, describing(OPENAI), health):
+    for routes in (chat, completions, tokens, models, version, describing(OPENAI), health, metrics):
         app.blueprint(routes)
     error_handler.install(app)
     _manage_context(app, config, backend)
@@ -64,7 +66,7 @@ def _manage_context(app: App, config: ProxyConfig, backend: Backend | None) -> N
     async def begin(app: App) -> None:
         speaker = backend if backend is not None else TritonBackend(config.triton_url)
         groups = Groups(speaker)
-        app.ctx.context = Context(config, speaker, groups, admission, app.ctx.shutdown)
+        app.ctx.context = Context(config, speaker, groups, admission, app.ctx.shutdown, Meter(groups))
         app.ctx.refreshing = asyncio.create_task(groups.run())
 
     @app.before_server_stop

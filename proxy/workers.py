@@ -18,6 +18,9 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import cast
 
+from prometheus_client import Counter
+from prometheus_client.multiprocess import mark_process_dead
+
 from proxy.config import ProxyConfig
 from proxy.process import serve
 
@@ -43,6 +46,7 @@ class _Supervisor:
         self._listeners = listeners
         self._workers: dict[int, BaseProcess] = {}
         self._stopping = False
+        self._restarts = Counter("slipstream_proxy_worker_restarts_total", "Proxy processes that died", registry=None)
 
     def run(self) -> int:
         for _ in range(self._config.workers):
@@ -58,6 +62,8 @@ class _Supervisor:
                     failed = failed or worker.exitcode not in (0, -signal.SIGTERM)
                 else:
                     _log.error("worker %d ended with %s, starting another", worker.pid, worker.exitcode)
+                    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+                    self._restarts.inc()
                     time.sleep(_PAUSE_SECONDS)
                     self._start()
             if self._stopping and not ended:

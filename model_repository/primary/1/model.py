@@ -15,6 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import triton_python_backend_utils as pb_utils
+from engine_metrics import EngineMetrics
 from event import Event, error_event, text_event, tokens_event
 from grammar_threads import GrammarThreads
 from llm.chat_output import Output
@@ -51,6 +52,8 @@ class TritonPythonModel:
         self._bytes_of = loaded.bytes_of
         self._responder = Responder(loaded.engine, loaded.tokenizer, loaded.bytes_of)
         self._responder.start()
+        self._metrics = EngineMetrics(args["model_name"], loaded.description, loaded.engine, self._responder)
+        self._metrics.start()
         self._grammars = loaded.grammars
         self._dialect = loaded.dialect
         self._grammar_threads = GrammarThreads()
@@ -68,6 +71,7 @@ class TritonPythonModel:
         self._engine_thread.shutdown()
         self._grammar_threads.stop()  # what still waits there is refused by the engine
         self._responder.stop()
+        self._metrics.stop()
 
     def _accept(self, request: Any, writer: ResponseWriter) -> None:
         model_input = read_request(request)
@@ -127,10 +131,14 @@ class TritonPythonModel:
         try:
             work()
         except GenerationError as error:
-            self._responder.reply(error_event(error), writer)
+            self._refuse(error, writer)
         except Exception:
             log.exception("a request could not be read")
-            self._responder.reply(error_event(EngineError("The request could not be read.")), writer)
+            self._refuse(EngineError("The request could not be read."), writer)
+
+    def _refuse(self, error: GenerationError, writer: ResponseWriter) -> None:
+        self._metrics.refused(error)
+        self._responder.reply(error_event(error), writer)
 
     def _prompt(self, model_input: ModelInput) -> tuple[int, ...]:
         if model_input.messages is not None:

@@ -27,7 +27,11 @@ CANCEL_POLL_SECONDS = 0.25
 
 
 class Responder:
-    """The responder thread and the channels it serves."""
+    """The responder thread and the channels it serves.
+
+    Attributes:
+        num_responses: responses with pieces of answers that have been sent.
+    """
 
     def __init__(self, engine: Engine, decoder: Decoder, bytes_of: Callable[[int], bytes]) -> None:
         self._engine = engine
@@ -36,6 +40,7 @@ class Responder:
         self._ready: SimpleQueue[Channel | tuple[Writer, Event] | None] = SimpleQueue()
         self._polled: set[Channel] = set()
         self._next_poll = 0.0
+        self.num_responses = 0
         self._thread = Thread(target=self._run, name="responder", daemon=True)
 
     def start(self) -> None:
@@ -140,11 +145,13 @@ class Responder:
         elif channel.is_stream and any(event.says_something for event in channel.unsent):
             events, channel.unsent = merge(channel.unsent), []
             channel.writer.send(events, is_final=False)
+            self.num_responses += 1
 
     def _close(self, channel: Channel, events: list[Event]) -> None:
         channel.is_closed = True
         self._polled.discard(channel)
         channel.writer.send(events, is_final=True)
+        self.num_responses += bool(events)
 
     def _cancel_abandoned(self) -> None:
         for channel in list(self._polled):

@@ -22,7 +22,8 @@ from llm.errors import (
 )
 from llm.logits import LogitsRule
 from llm.noise import choice_seed
-from llm.request import GenerationRequest, SamplingParams, Submission
+from llm.observer import Load, Observer, Outcome, Pass, Timeline
+from llm.request import FinishReason, GenerationRequest, SamplingParams, Submission
 from llm.sampler import Draw
 from llm.scheduler import Chunk, Scheduler
 from llm.sequence import Sequence
@@ -99,6 +100,9 @@ class Engine:
 
     Args:
         max_queue_size: requests that may wait for a place in the batch.
+
+    Attributes:
+        observer: told what happens; to be set before `run`.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class Engine:
     ) -> None:
         self.scheduler = scheduler
         self.limits = limits
+        self.observer = Observer()
         self._runner = runner
         self._sampler = sampler
         self._max_queue_size = max_queue_size
@@ -191,6 +196,22 @@ class Engine:
         """Stop working on one choice, whose end the caller has found itself; its sink is not told."""
         self._post(_FinishChoice(submission, index))
 
+    @property
+    def load(self) -> Load:
+        """How busy it is; on any thread, and not more exact than a look while it works can be."""
+        scheduler, pool = self.scheduler, self.scheduler.pool
+        arrived = sum(item.request.sampling.n for item in list(self._inbox) if isinstance(item, Submission))
+        return Load(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting) + arrived,
+            num_blocks=pool.num_blocks,
+            num_used_blocks=pool.num_blocks - pool.num_free,
+            block_size=pool.block_size,
+            num_preemptions=scheduler.num_preemptions,
+            num_queried_tokens=scheduler.num_queried_tokens,
+            num_hit_tokens=scheduler.num_hit_tokens,
+        )
+
     def run(self) -> None:
         """Serve until `stop`, or until something that is no `Exception` ends it. Never raises."""
         try:
@@ -216,6 +237,7 @@ class Engine:
         """Take what has come in, run one pass, hand out its tokens."""
         self._take_inbox()
         self._drop_late()
+        started = monotonic()
         chunks = self.scheduler.schedule()
         if not chunks:
             return
@@ -224,6 +246,9 @@ class Engine:
         draws = self._sampler.sample(logits, sampled) if sampled else []
         self.scheduler.complete(chunks)
         self._deliver(sampled, draws)
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
+        is_decode = num_tokens == len(chunks) == len(sampled)
+        self.observer.pass_ended(Pass(monotonic() - started, len(chunks), num_tokens, len(sampled), is_decode))
 
     def _wait_for_work(self) -> bool:
         with self._wake:
@@ -244,10 +269,10 @@ class Engine:
                 case Submission() as submission:
                     self._admit(submission)
                 case _Cancel(submission) if submission in self._open:
-                    self._drop(submission)
+                    self._drop(submission, "cancelled")
                     submission.sink.cancelled()
                 case _FinishChoice(submission, index) if index in self._open.get(submission, ()):
-                    self._remove_choice(submission, index)
+                    self._remove_choice(submission, index, "stop")
 
     def _drop_late(self) -> None:
         if not self._deadlines:
@@ -259,7 +284,7 @@ class Engine:
             if submission in self._open:
                 timeout = submission.request.sampling.timeout
                 assert timeout is not None
-                self._drop(submission)
+                self._drop(submission, "timeout")
                 submission.sink.failed(DeadlineError(timeout))
 
     def _admit(self, submission: Submission) -> None:
@@ -271,6 +296,8 @@ class Engine:
         ignores_end = sampling.ignore_eos and not request.constraints
         end_token_ids = frozenset(sampling.stop_token_ids) | (frozenset() if ignores_end else limits.end_token_ids)
         self._open[submission] = set(range(sampling.n))
+        submission.timeline.num_choices = sampling.n
+        submission.timeline.num_prompt_tokens = len(request.prompt_token_ids)
         for index in range(sampling.n):
             self.scheduler.add(
                 Sequence(
@@ -296,36 +323,46 @@ class Engine:
                 continue
             if isinstance(draw, GenerationError):
                 log.error("a request fails, the others in its pass go on: %s", draw)
-                self._drop(submission)
+                self._drop(submission, draw.kind)
                 submission.sink.failed(draw)
                 continue
             if sequence.index == 0 and sequence.num_generated == 0:
                 submission.sink.prompt_reused(sequence.num_reused or 0)
+            self._note_token(submission.timeline)
             reason = sequence.append(draw.token_id)
             logprobs = None if draw.logprobs is None else [draw.logprobs]
             submission.sink.tokens(sequence.index, [draw.token_id], reason, logprobs)
             if reason:
-                self._remove_choice(submission, sequence.index)
+                self._remove_choice(submission, sequence.index, reason)
 
-    def _remove_choice(self, submission: Submission, index: int) -> None:
+    def _note_token(self, timeline: Timeline) -> None:
+        timeline.num_generated += 1
+        if timeline.first_token is None:
+            timeline.first_token = monotonic()
+            self.observer.first_token(timeline)
+
+    def _remove_choice(self, submission: Submission, index: int, reason: FinishReason) -> None:
         self.scheduler.remove(lambda sequence: sequence.submission is submission and sequence.index == index)
         self._open[submission].remove(index)
         if not self._open[submission]:
-            self._forget(submission)
+            self._forget(submission, reason)
 
-    def _drop(self, submission: Submission) -> None:
+    def _drop(self, submission: Submission, outcome: Outcome) -> None:
         self.scheduler.remove(lambda sequence: sequence.submission is submission)
-        self._forget(submission)
+        self._forget(submission, outcome)
 
-    def _forget(self, submission: Submission) -> None:
+    def _forget(self, submission: Submission, outcome: Outcome) -> None:
         del self._open[submission]
+        submission.timeline.ended = monotonic()
+        submission.timeline.outcome = outcome
+        self.observer.request_ended(submission.timeline)
         if submission.request.sampling.timeout is not None:
             with self._wake:
                 del self._deadlines[submission]
 
     def _fail_open(self, error: GenerationError) -> None:
         for submission in list(self._open):
-            self._drop(submission)
+            self._drop(submission, error.kind)
             submission.sink.failed(error)
 
 

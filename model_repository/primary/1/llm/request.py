@@ -1,9 +1,10 @@
 """What a caller asks of the engine and what the engine answers with. Immutable, shared between threads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from llm.errors import GenerationError, InvalidRequestError
+from llm.observer import Timeline
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,7 +163,12 @@ class Sink(Protocol):
 
 @dataclass(eq=False)
 class Submission:
-    """One request in the engine's hands; its identity is the handle for cancelling."""
+    """One request in the engine's hands; its identity is the handle for cancelling.
+
+    Attributes:
+        timeline: kept by the engine; complete when the sink has been told the end.
+    """
 
     request: GenerationRequest
     sink: Sink
+    timeline: Timeline = field(default_factory=Timeline)

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from time import monotonic
 
 from llm.block_pool import BlockPool, block_names
 from llm.sequence import Sequence
@@ -45,6 +46,8 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self.num_queried_tokens = 0
+        self.num_hit_tokens = 0
         self._max_batch_size = max_batch_size
         self._max_batch_tokens = max_batch_tokens
         self._max_chunk_beside_streams = max(1, max_batch_tokens // 4)
@@ -125,8 +128,17 @@ class Scheduler:
             newcomer.block_table = self.pool.hold(reused)
             newcomer.num_computed = len(reused) * self.pool.block_size
             if newcomer.num_reused is None:
-                newcomer.num_reused = newcomer.num_computed
+                self._note_first_place(newcomer)
             self.running.append(self.waiting.popleft())
+
+    def _note_first_place(self, newcomer: Sequence) -> None:
+        newcomer.num_reused = newcomer.num_computed
+        self.num_queried_tokens += len(newcomer.token_ids)
+        self.num_hit_tokens += newcomer.num_reused
+        timeline = newcomer.submission.timeline
+        if timeline.scheduled is None:
+            timeline.scheduled = monotonic()
+            timeline.num_reused = newcomer.num_reused
 
     def _reusable(self, sequence: Sequence) -> list[int]:
         """Blocks in the cache that hold the beginning of `sequence`; its last token is computed in any case."""

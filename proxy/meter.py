@@ -1,0 +1,156 @@
+"""What this proxy has counted and timed, in Prometheus' families. docs/metrics.md tells them, a test holds it to this.
+
+Names that OpenTelemetry's GenAI conventions have are those, with the attributes as labels. Every label has few values:
+a client's word becomes one only when it names a group that exists. Runs on the event loop; with several processes
+each writes to files in PROMETHEUS_MULTIPROC_DIR, and whichever is asked adds them up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from proxy.errors import ApiError
+from proxy.groups import Groups
+
+Operation = Literal["chat", "text_completion"]
+Outcome = Literal["finished", "refused", "failed", "cancelled"]
+
+UNKNOWN = "unknown"
+
+# The conventions' own, begun later and gone on further where answers take longer.
+_REQUEST_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84)
+_FIRST_TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60)
+_TOKEN_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
+_TOKENS = tuple(4**power for power in range(9))
+_MERGED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+_GEN_AI = ("gen_ai_operation_name", "gen_ai_request_model")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Meter:
+    """The families of one app, and the groups, whose states are looked up when somebody scrapes."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+        registry = self._registry = CollectorRegistry()
+        self._is_one_of_several = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        if not self._is_one_of_several:
+            registry.register(self)
+            ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "slipstream_proxy_requests_total",
+            "Requests for answers that have ended, by how",
+            ("operation", "model", "outcome"),
+            registry=registry,
+        )
+        self.errors = Counter(
+            "slipstream_proxy_errors_total",
+            "Errors that clients have been told of, on any route",
+            ("reason", "status"),
+            registry=registry,
+        )
+        self.open_requests = Gauge(
+            "slipstream_proxy_open_requests",
+            "Requests for answers that are being received or answered",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.responses = Counter(
+            "slipstream_proxy_http_responses_total",
+            "HTTP responses, by the route as it is declared",
+            ("method", "route", "status"),
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "gen_ai_server_request_duration_seconds",
+            "From the request's head to the end of its answer",
+            (*_GEN_AI, "error_type"),
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self.first_token = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From the request's head to the first response of a stream",
+            _GEN_AI,
+            buckets=_FIRST_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self.time_per_token = Histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Mean time between the tokens of a streamed choice, one value for each request",
+            _GEN_AI,
+            buckets=_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self.token_gap = Histogram(
+            "slipstream_proxy_inter_token_seconds",
+            "Time between two responses of a stream, for each token of a choice in the latter",
+            ("model",),
+            buckets=_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self.merged_tokens = Histogram(
+            "slipstream_proxy_tokens_per_response",
+            "Tokens that reached a stream in one response of Triton",
+            ("model",),
+            buckets=_MERGED,
+            registry=registry,
+        )
+        self.prompt_tokens = Histogram(
+            "slipstream_proxy_request_prompt_tokens",
+            "Tokens of a request's prompts, cached ones included",
+            ("model",),
+            buckets=_TOKENS,
+            registry=registry,
+        )
+        self.cached_tokens = Histogram(
+            "slipstream_proxy_request_cached_tokens",
+            "Tokens of a request's prompts that were in the prefix cache",
+            ("model",),
+            buckets=_TOKENS,
+            registry=registry,
+        )
+        self.generated_tokens = Histogram(
+            "slipstream_proxy_request_generated_tokens",
+            "Tokens of a request's answers",
+            ("model",),
+            buckets=_TOKENS,
+            registry=registry,
+        )
+
+    def known(self, model: str) -> str:
+        """The group's name as a label; one word for all that are none."""
+        return model if any(model == group.name for group in self._groups.all) else UNKNOWN
+
+    def told(self, error: ApiError) -> None:
+        """Count an error that a client has been told of."""
+        self.errors.labels(error.reason, str(error.status)).inc()
+
+    def responded(self, method: str, route: str, status: int) -> None:
+        """Count a response; `route` is empty where there is none."""
+        self.responses.labels(method if method in _METHODS else "other", route or UNKNOWN, str(status)).inc()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """See `prometheus_client.registry.Collector`."""
+        ready = GaugeMetricFamily(
+            "slipstream_proxy_group_ready", "Whether the group can answer: 1 or 0", labels=["model"]
+        )
+        for group in self._groups.all:
+            ready.add_metric([group.name], float(group.state == "ready"))
+        yield ready
+
+    def page(self) -> bytes:
+        """Everything in Prometheus' text format, of all processes."""
+        if not self._is_one_of_several:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(self)
+        return generate_latest(registry)

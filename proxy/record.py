@@ -1,0 +1,117 @@
+"""One request for an answer, from its head to its end: when, how much, how it ended. On the event loop.
+
+Handlers open it with `observed`; what becomes of it is counted by `Meter`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import cast
+
+from sanic import Request
+
+from proxy.backend import Piece, Usage
+from proxy.context import context
+from proxy.errors import ApiError, InternalError
+from proxy.meter import UNKNOWN, Meter, Operation, Outcome
+
+
+@contextmanager
+def observed(request: Request, operation: Operation) -> Iterator[Record]:
+    """Keep the record of `request` within the block, whatever ends it."""
+    record = Record(context(request).meter, operation)
+    request.ctx.record = record
+    try:
+        yield record
+    except asyncio.CancelledError:
+        record.outcome = "cancelled"
+        raise
+    except Exception as error:
+        record.fail(error)
+        raise
+    finally:
+        record.end()
+
+
+def record_of(request: Request) -> Record:
+    """The record that `observed` has opened for `request`."""
+    return cast(Record, request.ctx.record)
+
+
+class Record:
+    """What is known of one request so far."""
+
+    def __init__(self, meter: Meter, operation: Operation) -> None:
+        self.operation = operation
+        self.model = ""
+        self.is_stream = False
+        self.outcome: Outcome = "finished"
+        self.error: ApiError | None = None
+        self.usage: Usage | None = None
+        self.seconds = 0.0
+        self.first_token_seconds: float | None = None
+        self._meter = meter
+        self._label = UNKNOWN
+        self._started = perf_counter()
+        self._last_response = 0.0
+        self._num_choices = 1
+        meter.open_requests.inc()
+
+    def ask(self, model: str, *, stream: bool) -> None:
+        """The request has been read: which group it asks, and how."""
+        self.model = model
+        self.is_stream = stream
+
+    def note(self, pieces: Sequence[Piece]) -> None:
+        """A response has come from the model."""
+        now = perf_counter()
+        self.usage = pieces[-1].usage
+        if not self.is_stream:
+            return
+        self._num_choices = max(self._num_choices, pieces[-1].index + 1)
+        if self.first_token_seconds is None:
+            self._begin_stream(now - self._started)
+        elif most := max(piece.num_tokens for piece in pieces):
+            self._gaps.observe((now - self._last_response) / most)
+        self._merged.observe(sum(piece.num_tokens for piece in pieces))
+        self._last_response = now
+
+    def fail(self, error: Exception) -> None:
+        """The request ends with an error."""
+        self.error = error if isinstance(error, ApiError) else InternalError("")
+        self.outcome = "refused" if self.error.status < 500 else "failed"
+
+    def end(self) -> None:
+        """The request has ended."""
+        self.seconds = perf_counter() - self._started
+        meter, label = self._meter, self._meter.known(self.model)
+        meter.open_requests.dec()
+        meter.requests.labels(self.operation, label, self.outcome).inc()
+        meter.duration.labels(self.operation, label, self._error_type).observe(self.seconds)
+        if self.usage is not None:
+            self._count_tokens(self.usage, label)
+
+    @property
+    def _error_type(self) -> str:
+        if self.error is not None:
+            return self.error.reason
+        return "cancelled" if self.outcome == "cancelled" else ""
+
+    def _begin_stream(self, seconds: float) -> None:
+        label = self._meter.known(self.model)
+        self._gaps = self._meter.token_gap.labels(label)
+        self._merged = self._meter.merged_tokens.labels(label)
+        self._meter.first_token.labels(self.operation, label).observe(seconds)
+        self.first_token_seconds = seconds
+
+    def _count_tokens(self, usage: Usage, label: str) -> None:
+        self._meter.prompt_tokens.labels(label).observe(usage.prompt_tokens)
+        self._meter.cached_tokens.labels(label).observe(usage.cached_tokens)
+        self._meter.generated_tokens.labels(label).observe(usage.completion_tokens)
+        num_gaps = usage.completion_tokens / self._num_choices - 1
+        if self.first_token_seconds is not None and num_gaps > 0:
+            streaming = self._last_response - self._started - self.first_token_seconds
+            self._meter.time_per_token.labels(self.operation, label).observe(streaming / num_gaps)
