@@ -1,6 +1,10 @@
 """The whole service, started once for all tests by the real ./launch.sh: real Triton, real SmolLM2, real clients."""
 
+import os
 from collections.abc import Iterator
+
+# Two test processes share the cores: OpenMP's workers must not spin for long. Read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import openai
 import pytest
@@ -11,14 +15,21 @@ READY = "Ctrl-C stops it."
 BATCH_SIZE = 8
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what needs the service in one test process, and launches of its own beside it in another."""
+    for item in items:
+        folder = item.path.parent.name
+        if "service" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("service"))
+        elif folder not in ("engine", "proxy", "model_repository"):
+            item.add_marker(pytest.mark.xdist_group(folder))
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
-    """Listens on port 3003, as the README's commands expect."""
     run_dir = tmp_path_factory.mktemp("service")
-    with launched(
-        run_dir, TAKEOFF_OPENAI_PORT="3003", TAKEOFF_MAX_BATCH_SIZE=str(BATCH_SIZE), TAKEOFF_MAX_SEQUENCE_LENGTH="2048"
-    ) as launch:
-        launch.ports["OPENAI_PORT"] = 3003
+    with launched(run_dir, TAKEOFF_MAX_BATCH_SIZE=str(BATCH_SIZE), TAKEOFF_MAX_SEQUENCE_LENGTH="2048") as launch:
         launch.wait_until_it_says(READY, seconds=300)
         yield launch
 

@@ -25,7 +25,9 @@ def run_curl(command: str) -> str:
 
 
 def test_the_readmes_two_curl_commands_answer_once_whole_and_once_streamed(service: Launched):
-    whole, streamed = CURL.findall((ROOT / "README.md").read_text())
+    address = f"http://localhost:{service.ports['OPENAI_PORT']}"
+    readme = (ROOT / "README.md").read_text()
+    whole, streamed = (command.replace("http://localhost:3003", address) for command in CURL.findall(readme))
     answer = json.loads(run_curl(whole))
     assert answer["object"] == "chat.completion"
     assert len(answer["choices"][0]["message"]["content"]) > 20

@@ -139,13 +139,13 @@ def test_a_nucleus_wider_than_the_candidates_is_drawn_as_a_whole():
 
 def test_a_row_that_misses_its_nucleus_again_and_again_is_drawn_all_the_same():
     """The nucleus is a hundredth of the mass, and wider than the candidates: a hundred attempts would miss it."""
-    logits = torch.linspace(0, 0.1, 30_000)
+    logits = torch.linspace(0, 0.1, 10_000)
     expected = set(exact(logits, top_p=0.01).nonzero()[:, 0].tolist())
     assert len(expected) > drawing.NUM_CANDIDATES
-    owners = [sequence(top_p=0.01, seed=seed) for seed in range(200)]
-    drawn = drawn_from(logits.expand(200, -1), owners)
+    owners = [sequence(top_p=0.01, seed=seed) for seed in range(100)]
+    drawn = drawn_from(logits.expand(100, -1), owners)
     assert set(drawn) <= expected
-    assert len(set(drawn)) > 100
+    assert len(set(drawn)) > 40
 
 
 def test_noise_is_gumbels_and_differs_by_seed_position_choice_and_token():
@@ -164,11 +164,11 @@ def test_noise_is_gumbels_and_differs_by_seed_position_choice_and_token():
     assert len({choice_seed(5, index) for index in range(8)}) == 8
 
 
-@pytest.mark.parametrize("settings", [{}, {"top_p": 0.9}, {"top_k": 2000, "top_p": 0.95}, {"min_p": 0.001}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.9}, {"min_p": 0.001}], ids=str)
 def test_a_draw_survives_the_rounding_of_another_batch(settings: dict[str, float]):
     """A product over other rows rounds otherwise. Tokens drawn by their place in a running sum moved with it.
 
-    Of 1,000 draws each, 1, 11, 1 and 11 came out as another token.
+    Of 1,000 draws each, 1, 11 and 11 came out as another token.
     """
     generator = torch.Generator().manual_seed(11)
     changed = 0
