@@ -20,6 +20,10 @@ Pack = Callable[[torch.Tensor, torch.Tensor | None], Linear]
 # number of rows from 1 to 512 (benchmarks/bench_linear.py).
 _EXPECTED_ROWS = 256
 
+# Rows of 8 bits are shifted to be unsigned, which is what VNNI multiplies by signed weights. Without VNNI such products
+# are added up in 16 bits, which overflow.
+_SHIFT, _ROW_TYPE = (128, torch.uint8) if torch.cpu._is_vnni_supported() else (0, torch.int8)
+
 
 class JoinedLinear:
     """Layers of the same input as one, their outputs side by side.
@@ -83,7 +87,7 @@ class Int8Linear:
 
     A row is scaled by its own largest number, so that it does not depend on the rows beside it; torch's dynamic
     quantisation takes one scale for all rows, which can leave nothing of a row of small numbers. The products are
-    sums of integers and therefore exact.
+    sums of integers and therefore exact. The zero point takes the shift back out of them.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -97,9 +101,9 @@ class Int8Linear:
         """See `Linear`."""
         scales = torch.linalg.vector_norm(rows, float("inf"), dim=-1, keepdim=True).mul_(1 / 127).clamp_(min=1e-30)
         product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-            (rows / scales).round_().to(torch.int8),
+            (rows / scales).round_().add_(_SHIFT).to(_ROW_TYPE),
             1.0,
-            0,
+            _SHIFT,
             self._packed,
             self._scales,
             self._zero_points,
