@@ -104,7 +104,7 @@ class ProxyConfig:
     port: int = _setting("TAKEOFF_OPENAI_PORT", "port of the OpenAI API", _port, "3003")
     native_port: int = _setting(
         "TAKEOFF_PORT",
-        "port of Takeoff's native API; 0 or empty: none",
+        "port of Takeoff's native API and of the page for people; 0 or empty: neither",
         _port_or_none,
         "3000",
         takes_empty=True,

@@ -16,7 +16,7 @@ _EVENTS = (
 
 NATIVE = Api(
     title="Slipstream native",
-    summary="Takeoff's own API for the same groups.",
+    summary="Takeoff's own API for the same groups, and what the page for people asks.",
     routes=(
         Route(
             method="post",

@@ -1,4 +1,4 @@
-"""Builds the app of port 3000, Takeoff's native API: wiring only."""
+"""Builds the app of port 3000, Takeoff's native API and the page for people: wiring only."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from proxy.openapi import describing
 from proxy.server import new_app
 from proxy.status import status
 from proxy.version import version
+from proxy.web_page import PATHS, page
 
-# Load balancers ask the first, and have no key.
-_OPEN = frozenset({"/healthz"})
+# Load balancers and browsers that show the page have no key.
+_OPEN = frozenset({"/healthz"}) | PATHS
 
 
 def create_native_app(config: ProxyConfig, first: App, name: str = "slipstream-native") -> App:
@@ -24,7 +25,7 @@ def create_native_app(config: ProxyConfig, first: App, name: str = "slipstream-n
     `name` must be unique in the process.
     """
     app = new_app(config, name)
-    for routes in (native, status, chat, models, version, describing(NATIVE)):
+    for routes in (page, native, status, chat, models, version, describing(NATIVE)):
         app.blueprint(routes)
     error_handler.install(app)
     app.ctx.shutdown = first.ctx.shutdown

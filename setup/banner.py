@@ -27,7 +27,7 @@ def main(repository: Path, proxy: str, triton: str, metrics: str, native: str, *
     if "proxy" in servers:
         print(f"  OpenAI API http://{proxy}/v1")
         if native:
-            print(f"  Native API http://{native}/generate")
+            print(f"  Native API http://{native}/generate, page http://{native}")
     if "triton" in servers:
         print(f"  Triton     http://{triton}, metrics http://{metrics}/metrics")
     if "proxy" in servers:
