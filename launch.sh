@@ -163,6 +163,7 @@ stop_in_order() {
 install() {
     mkdir -p "$run_dir"
     step "$root/setup/install.sh" "$@" || exit 1
+    step "$python" "$root/setup/misspelt.py"
     [[ " $* " != *" triton "* ]] || own_triton || step "$python" "$root/setup/local_triton.py" || exit 1
 }
 

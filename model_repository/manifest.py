@@ -1,13 +1,13 @@
-"""Which consumer groups to serve, and with which settings.
+"""Which models to serve for which consumer groups, and with which settings.
 
-Read from TAKEOFF_* variables (one group, `primary`) or from a YAML file with Takeoff's manifest keys.
+Read from TAKEOFF_* variables (one reader, of the group `primary`) or from a YAML file with Takeoff's manifest keys.
 Knows neither Triton nor torch; what a setting means is the engine's EngineConfig alone.
 """
 
 import difflib
 import re
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +18,68 @@ from llm.errors import ConfigError
 DEFAULT_GROUP = "primary"
 # Becomes a folder's name, a Triton model's name and part of URLs.
 _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_REPLICA_NAME = re.compile(r".+--\d+")
+# What one replica of a group may have otherwise than another: none of it changes an answer.
+_REPLICAS_OWN = ("device", "page_cache_size", "max_batch_size", "max_batch_tokens", "max_queue_size")
+# Beside the engine's settings: TAKEOFF_CONSUMER_GROUP and TAKEOFF_CUDA_VISIBLE_DEVICES in the environment.
 _READER_KEYS = (*EngineConfig.setting_names(), "consumer_group", "cuda_visible_devices")
 
 
 @dataclass(frozen=True)
-class ConsumerGroup:
-    """One model to serve.
+class Reader:
+    """One model to serve on one device. Several of one consumer group are its replicas.
 
     Attributes:
-        name: what clients write as `model`.
+        group: what clients write as `model`.
         settings: the settings somebody gave, by the engine's names; defaults stay the engine's.
         gpu: index of the GPU to use, where the device is one.
+        replica: its number among the group's readers, from 1.
     """
 
-    name: str
+    group: str
     settings: Mapping[str, str]
     gpu: int = 0
+    replica: int = 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names under which clients may ask for the group."""
+        return self.group, *EngineConfig.from_settings(self.settings).served_model_name
+
+    @property
+    def model(self) -> str:
+        """What Triton calls it; docs/tensor-contract.md has the rule, which the proxy goes by."""
+        return self.group if self.replica == 1 else f"{self.group}--{self.replica}"
 
 
-def read_groups(environ: Mapping[str, str]) -> list[ConsumerGroup]:
-    """The groups that the environment, or the file it names as TAKEOFF_CONFIG_FILE, asks for.
+def read_readers(environ: Mapping[str, str]) -> list[Reader]:
+    """The readers that the environment, or the file it names as TAKEOFF_CONFIG_FILE, asks for.
 
     Raises:
         ConfigError: a value cannot be used; the message names key, value and fix.
     """
     if path := environ.get(f"{ENVIRONMENT_PREFIX}CONFIG_FILE"):
-        return _groups_of_file(Path(path), _environment_settings(environ))
-    return [ConsumerGroup(DEFAULT_GROUP, _checked(_environment_settings(environ)))]
+        return _readers_of_file(Path(path), _environment_settings(environ))
+    return [_reader(_environment_settings(environ))]
 
 
 def _environment_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    names = EngineConfig.setting_names()
-    return {name: value for name in names if (value := environ.get(ENVIRONMENT_PREFIX + name.upper(), "").strip())}
+    """The variables that are set, by a reader's keys."""
+    return {key: value for key in _READER_KEYS if (value := environ.get(ENVIRONMENT_PREFIX + key.upper(), "").strip())}
 
 
 def _checked(settings: Mapping[str, str]) -> dict[str, str]:
     """The settings, accepted by the engine's own parser, with a local model's folder made absolute."""
     EngineConfig.from_settings(settings)
-    return {**settings, "model_name": _resolved_model(settings["model_name"])}
+    name = _resolved_model(settings["model_name"])
+    if settings.get("revision") and name.startswith("/"):
+        raise _bad("revision", settings["revision"], "a local folder has none; leave it out, or give a hub name")
+    return {**settings, "model_name": name}
+
+
+def _bad(key: str, value: str, fix: str) -> ConfigError:
+    """In the environment's words, which become the file's where a file says so."""
+    return ConfigError(f"{ENVIRONMENT_PREFIX}{key.upper()}={value!r} cannot be used: {fix}")
 
 
 def _resolved_model(name: str) -> str:
@@ -68,30 +92,49 @@ def _resolved_model(name: str) -> str:
     if path.is_dir():
         return str(path.resolve())
     if path.exists():
-        raise ConfigError(f"TAKEOFF_MODEL_NAME={name!r} cannot be used: it is a file; give the model's folder")
+        raise _bad("model_name", name, "it is a file; give the model's folder")
     if name.startswith(("/", "./", "../", "~")):
-        raise ConfigError(
-            f"TAKEOFF_MODEL_NAME={name!r} cannot be used: there is no such folder; give one, or a hub name"
-        )
+        raise _bad("model_name", name, "there is no such folder; give one, or a hub name")
     return name
 
 
-def _groups_of_file(path: Path, defaults: Mapping[str, str]) -> list[ConsumerGroup]:
-    """The file's groups; the environment's settings stand in for what a reader leaves out."""
-    readers = _readers(path, _load(path))
-    groups: dict[str, ConsumerGroup] = {}
-    for reader, keys in readers.items():
+def _readers_of_file(path: Path, defaults: Mapping[str, str]) -> list[Reader]:
+    """The file's readers; the environment's settings stand in for what a reader leaves out."""
+    readers: list[Reader] = []
+    for name, keys in _entries(path, _load(path)).items():
         try:
-            group = _group_of_reader(keys, defaults)
-            if group.name in groups:
-                raise ConfigError(
-                    f"consumer_group={group.name!r} cannot be used: another reader has it already, "
-                    "and several readers of one group are not supported; give each its own"
-                )
+            given = {key: _text(_known(key), value) for key, value in keys.items() if value is not None}
+            readers.append(_among(readers, _reader({**defaults, **given})))
         except ConfigError as error:
-            raise ConfigError(f"{path}, reader {reader}: {_in_words_of_the_file(str(error), keys)}") from None
-        groups[group.name] = group
-    return list(groups.values())
+            raise ConfigError(f"{path}, reader {name}: {_in_words_of_the_file(str(error), keys)}") from None
+    return sorted(readers, key=lambda reader: [other.group for other in readers].index(reader.group))
+
+
+def _among(others: Sequence[Reader], reader: Reader) -> Reader:
+    """The reader, numbered among the replicas of its group.
+
+    Raises:
+        ConfigError: it cannot stand beside the others.
+    """
+    replicas = [other for other in others if other.group == reader.group]
+    if replicas:
+        _require_agreement(replicas[0], reader)
+    taken = {name: other.group for other in others if other.group != reader.group for name in other.names}
+    for name in reader.names:
+        if name in taken:
+            raise ConfigError(f"{name!r} is a name of consumer_group {taken[name]!r} already; give each name once")
+    return replace(reader, replica=len(replicas) + 1)
+
+
+def _require_agreement(first: Reader, other: Reader) -> None:
+    """An answer must not depend on the replica that gives it."""
+    for name in EngineConfig.setting_names():
+        theirs, ours = first.settings.get(name), other.settings.get(name)
+        if name not in _REPLICAS_OWN and ours != theirs:
+            raise ConfigError(
+                f"{name}={ours!r} cannot be used: another reader of consumer_group {first.group!r} has {theirs!r}, "
+                "and replicas must answer alike; give both the same, or this one a group of its own"
+            )
 
 
 def _in_words_of_the_file(message: str, keys: Mapping[str, Any]) -> str:
@@ -101,18 +144,25 @@ def _in_words_of_the_file(message: str, keys: Mapping[str, Any]) -> str:
     return message.replace(f"{ENVIRONMENT_PREFIX}MODEL_NAME is not set", "model_name is missing")
 
 
-def _group_of_reader(keys: Mapping[str, Any], defaults: Mapping[str, str]) -> ConsumerGroup:
-    given = {key: _scalar(_known(key), value) for key, value in keys.items() if value is not None}
+def _reader(settings: Mapping[str, str]) -> Reader:
+    """The reader of these settings, by a reader's keys.
+
+    Raises:
+        ConfigError: a value cannot be used.
+    """
+    given = dict(settings)
     name = given.pop("consumer_group", DEFAULT_GROUP)
     if not _GROUP_NAME.fullmatch(name):
-        raise ConfigError(
-            f"consumer_group={name!r} cannot be used: "
-            "give up to 64 letters, digits, dots, dashes or underscores, with a letter or digit first"
-        )
+        fix = "give up to 64 letters, digits, dots, dashes or underscores, with a letter or digit first"
+        raise _bad("consumer_group", name, fix)
+    if _REPLICA_NAME.fullmatch(name):
+        fix = "two dashes and a number at the end mark replicas; give the group's own name to several readers instead"
+        raise _bad("consumer_group", name, fix)
     gpu = given.pop("cuda_visible_devices", "0")
     if not (gpu.isascii() and gpu.isdecimal()):
-        raise ConfigError(f"cuda_visible_devices={gpu!r} cannot be used: give the number of one GPU, such as 0")
-    return ConsumerGroup(name, _checked({**defaults, **given}), int(gpu))
+        fix = "give the number of one GPU, such as 0; for several GPUs give each a reader of this consumer_group"
+        raise _bad("cuda_visible_devices", gpu, fix)
+    return Reader(name, _checked(given), int(gpu))
 
 
 def _known(key: object) -> str:
@@ -122,13 +172,18 @@ def _known(key: object) -> str:
     raise ConfigError(f"{key!r} is no setting: the nearest one is {nearest!r}")
 
 
-def _scalar(key: str, value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+def _text(key: str, value: object) -> str:
+    """A value of the file as its variable would have it."""
+    if key == "served_model_name" and isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return ",".join(value)
+    if key == "revision" and not isinstance(value, str):  # YAML has made a number of 0123456 or 1e10 already
+        raise ConfigError(f"{key}={value!r} cannot be used: put it in quotes")
+    if not isinstance(value, str | int | float):
         raise ConfigError(f"{key}={value!r} cannot be used: give one plain value")
-    return str(value).strip()
+    return str(value).lower() if isinstance(value, bool) else str(value).strip()
 
 
-def _readers(path: Path, document: object) -> Mapping[str, Mapping[str, Any]]:
+def _entries(path: Path, document: object) -> Mapping[str, Mapping[str, Any]]:
     """The mapping below takeoff.readers_config, with its shape checked."""
     takeoff = document.get("takeoff") if isinstance(document, dict) else None
     if not isinstance(takeoff, dict):

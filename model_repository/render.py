@@ -1,7 +1,7 @@
-"""Makes the repository that Triton runs from: a folder per consumer group.
+"""Makes the repository that Triton runs from: a folder per reader, named for its consumer group.
 
-Usage: python model_repository/render.py FOLDER, which prints one group name per line. The `config.pbtxt` of a
-group is that of primary with its own name, device and settings; its version folder `1` is a link to the one of
+Usage: python model_repository/render.py FOLDER, which prints one model name per line. The `config.pbtxt` of a
+model is that of primary with its own name, device and settings; its version folder `1` is a link to the one of
 primary, so there is one copy of the code.
 """
 
@@ -17,7 +17,7 @@ PRIMARY = Path(__file__).resolve().parent / "primary"
 sys.path.append(str(PRIMARY / "1"))  # where Triton, too, finds the engine's package
 
 from llm.errors import ConfigError  # noqa: E402
-from manifest import ConsumerGroup, read_groups  # noqa: E402
+from manifest import Reader, read_readers  # noqa: E402
 
 
 def main(folder: Path) -> None:
@@ -27,12 +27,12 @@ def main(folder: Path) -> None:
         SystemExit: with one sentence about a setting that cannot be used.
     """
     try:
-        groups = read_groups(os.environ)
-        render(groups, folder, cuda_device_count)
+        readers = read_readers(os.environ)
+        render(readers, folder, cuda_device_count)
     except ConfigError as error:
         sys.exit(f"launch.sh: {error}")
-    for group in groups:
-        print(group.name)
+    for reader in readers:
+        print(reader.model)
 
 
 def cuda_device_count() -> int:
@@ -42,25 +42,24 @@ def cuda_device_count() -> int:
     return torch.cuda.device_count()
 
 
-def render(groups: Sequence[ConsumerGroup], folder: Path, count_gpus: Callable[[], int]) -> None:
-    """Write every group's folder; `count_gpus` is asked only when a group's device depends on it.
+def render(readers: Sequence[Reader], folder: Path, count_gpus: Callable[[], int]) -> None:
+    """Write every reader's folder; `count_gpus` is asked only when a reader's device depends on it.
 
     Raises:
-        ConfigError: a group names a device that is not there.
+        ConfigError: a reader names a device that is not there.
     """
     base = (PRIMARY / "config.pbtxt").read_text()
-    configs = {group.name: model_config(base, group, device_of(group, count_gpus)) for group in groups}
-    for name, config in configs.items():
-        write_group(folder / name, config)
+    for config in [model_config(base, reader, device_of(reader, count_gpus)) for reader in readers]:
+        write_model(folder / config.name, config)
 
 
-def device_of(group: ConsumerGroup, count_gpus: Callable[[], int]) -> str:
-    """`cpu` or `cuda`: what the group asks for, else cuda when there is one.
+def device_of(reader: Reader, count_gpus: Callable[[], int]) -> str:
+    """`cpu` or `cuda`: what the reader asks for, else cuda when there is one.
 
     Raises:
         ConfigError: it asks for a GPU that is not there.
     """
-    device = group.settings.get("device", "auto")
+    device = reader.settings.get("device", "auto")
     if device == "cpu":
         return "cpu"
     num_gpus = count_gpus()
@@ -68,34 +67,34 @@ def device_of(group: ConsumerGroup, count_gpus: Callable[[], int]) -> str:
         return "cpu"
     if num_gpus == 0:
         raise ConfigError(
-            f"TAKEOFF_DEVICE='cuda' cannot be used for group {group.name!r}: "
+            f"TAKEOFF_DEVICE='cuda' cannot be used for group {reader.group!r}: "
             "torch finds no CUDA device here; use cpu or leave it unset"
         )
-    if group.gpu >= num_gpus:
+    if reader.gpu >= num_gpus:
         raise ConfigError(
-            f"cuda_visible_devices='{group.gpu}' cannot be used for group {group.name!r}: "
+            f"cuda_visible_devices='{reader.gpu}' cannot be used for group {reader.group!r}: "
             f"torch finds {num_gpus} CUDA device(s) here; give a number below {num_gpus}"
         )
     return "cuda"
 
 
-def model_config(base: str, group: ConsumerGroup, device: str) -> model_config_pb2.ModelConfig:
-    """Primary's configuration for this group on this device."""
+def model_config(base: str, reader: Reader, device: str) -> model_config_pb2.ModelConfig:
+    """Primary's configuration for this reader on this device."""
     config = text_format.Parse(base, model_config_pb2.ModelConfig())
-    config.name = group.name
+    config.name = reader.model
     instances = config.instance_group[0]
     if device == "cuda":
         instances.kind = model_config_pb2.ModelInstanceGroup.KIND_GPU
-        instances.gpus[:] = [group.gpu]  # without a number Triton makes an instance on every GPU
+        instances.gpus[:] = [reader.gpu]  # without a number Triton makes an instance on every GPU
     else:
         instances.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
-    for name, value in {**group.settings, "device": device}.items():
+    for name, value in {**reader.settings, "device": device}.items():
         config.parameters[name].string_value = value
     return config
 
 
-def write_group(folder: Path, config: model_config_pb2.ModelConfig) -> None:
-    """Write the group's configuration and link its version folder to primary's."""
+def write_model(folder: Path, config: model_config_pb2.ModelConfig) -> None:
+    """Write the model's configuration and link its version folder to primary's."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
     version = folder / "1"

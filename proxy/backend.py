@@ -94,7 +94,10 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 class ModelDescription(msgspec.Struct, frozen=True):
-    """What a group says about itself. `max_model_len` counts prompt and new tokens together."""
+    """What a group says about itself. `max_model_len` counts prompt and new tokens together.
+
+    `aliases` are more names under which clients may ask for the group.
+    """
 
     name: str
     max_model_len: int
@@ -103,6 +106,7 @@ class ModelDescription(msgspec.Struct, frozen=True):
     engine_version: str
     fingerprint: str
     max_num_sequences: int
+    aliases: tuple[str, ...] = ()
 
 
 class ModelState(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """The consumer groups: which exist, which are ready, and what each says about itself.
 
-A group is a model of Triton's repository. The list is refreshed in the background and whenever a request
-names a group that is not known to be ready. Runs on the event loop; knows nothing of HTTP.
+The list is refreshed in the background and whenever a request names a group that is not known to be ready. Runs on
+the event loop; knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -9,29 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 from proxy.backend import Backend, ModelDescription, ModelState
 from proxy.errors import ApiError, ModelNotFoundError, UnavailableError
+from proxy.group import Group, GroupState, Replica, group_of, grouped
 
 _log = logging.getLogger(__name__)
 
-GroupState = Literal["ready", "loading", "unavailable"]
-
 # Triton's words for a version of a model; one that was never loaded has the empty state.
 _STATES: dict[str, GroupState] = {"READY": "ready", "LOADING": "loading"}
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """One consumer group; `description` is there exactly when it is ready. `since` is a Unix time."""
-
-    name: str
-    state: GroupState
-    reason: str = ""
-    description: ModelDescription | None = None
-    since: int = 0
 
 
 class Groups:
@@ -72,22 +59,32 @@ class Groups:
         # A caller that gives up must not take the refresh away from the others.
         await asyncio.shield(self._refreshing)
 
+    def find(self, name: str) -> Group | None:
+        """The group that has this name, of its own or as an alias."""
+        return self._groups.get(name) or next((group for group in self.all if name in group.names), None)
+
+    def replicas(self, name: str) -> list[str]:
+        """The Triton models that can answer for the group `name` right now."""
+        group = self.find(name)
+        return [] if group is None else [replica.name for replica in group.replicas if replica.state == "ready"]
+
     async def ready(self, name: str) -> ModelDescription:
-        """Return the description of the ready group `name`.
+        """Return the description of the ready group that is called `name`.
 
         Raises:
             ModelNotFoundError: the repository has no such model.
             UnavailableError: it has, but the group is not ready, or Triton does not answer.
         """
-        group = self._groups.get(name)
+        group = self.find(name)
         if group is None or group.description is None:
             await self.refresh()
-            group = self._groups.get(name)
+            group = self.find(name)
         if group is not None and group.description is not None:
             return group.description
         if self._failure is not None:
             raise UnavailableError(self._failure.message)
         if group is None:
+            self._refuse_to_guess(name)
             known = ", ".join(f"'{known}'" for known in sorted(self._groups)) or "none"
             raise ModelNotFoundError(
                 f"The model {name!r:.100} does not exist. Existing consumer groups: {known}.", param="model"
@@ -96,6 +93,15 @@ class Groups:
             raise UnavailableError(f"The model {name!r} is still loading. Please try again.", param="model")
         reason = f": {group.reason}" if group.reason else "."
         raise UnavailableError(f"The model {name!r} is not available{reason}", param="model")
+
+    def _refuse_to_guess(self, name: str) -> None:
+        """A group that has not said anything yet may have `name` as an alias."""
+        for group in self.all:
+            if group.state == "loading" and group.aliases is None:
+                raise UnavailableError(
+                    f"No model {name!r:.100} is ready, and {group.name!r} is still loading. Please try again.",
+                    param="model",
+                )
 
     async def _refresh(self) -> None:
         try:
@@ -110,34 +116,48 @@ class Groups:
         if self._failure is not None:
             _log.info("Triton answers again")
         self._failure = None
-        groups = await asyncio.gather(*(self._look(model) for model in _by_name(index)))
+        self._take(grouped(await asyncio.gather(*(self._look(model) for model in _by_name(index)))))
+
+    def _take(self, groups: list[Group]) -> None:
         for group in groups:
             before = self._groups.get(group.name)
             if before is None or (before.state, before.reason) != (group.state, group.reason):
                 _log.info("group %s is %s %s", group.name, group.state, group.reason)
-        self._groups = {group.name: group for group in groups}
+        self._groups = {group.name: self._named(group) for group in groups}
+
+    def _named(self, group: Group) -> Group:
+        """With its aliases, which a group that is away keeps, so that they are answered with a 503 as well."""
+        before = self._groups.get(group.name)
+        if group.description is not None:
+            return replace(group, aliases=group.description.aliases)
+        return replace(group, aliases=before.aliases if before is not None else None)
 
     def _fail(self, error: ApiError) -> None:
         if self._failure is None:
             _log.warning("%s", error.message)
         self._failure = error
-        self._groups = {name: Group(name, "unavailable", error.message) for name in self._groups}
+        self._groups = {name: group.lost(error.message) for name, group in self._groups.items()}
 
-    async def _look(self, model: ModelState) -> Group:
+    async def _look(self, model: ModelState) -> Replica:
         state = _STATES.get(model.state, "unavailable")
         if state != "ready":
-            return Group(model.name, state, model.reason or "" if model.state else "not loaded")
-        known = self._groups.get(model.name)
-        if known is not None and known.description is not None:
+            return Replica(model.name, state, model.reason or "" if model.state else "not loaded")
+        if (known := self._known(model.name)) is not None:
             return known
         try:
             description = await self._backend.describe(model.name)
         except ApiError as error:
-            return Group(model.name, "unavailable", error.message)
+            return Replica(model.name, "unavailable", error.message)
         except Exception:
             _log.exception("group %s could not be asked for its description", model.name)
-            return Group(model.name, "unavailable", "it could not be asked for its description")
-        return Group(model.name, "ready", "", description, int(time.time()))
+            return Replica(model.name, "unavailable", "it could not be asked for its description")
+        return Replica(model.name, "ready", "", description, int(time.time()))
+
+    def _known(self, model: str) -> Replica | None:
+        """The ready replica as it was seen before."""
+        group = self._groups.get(group_of(model))
+        replicas = group.replicas if group is not None else ()
+        return next((known for known in replicas if known.name == model and known.description is not None), None)
 
 
 def _by_name(index: list[ModelState]) -> list[ModelState]:

@@ -10,7 +10,7 @@ from sanic import Blueprint, HTTPResponse, Request, raw
 
 from proxy.context import context
 from proxy.errors import ErrorBody, ErrorDetail, UnavailableError, describe
-from proxy.groups import GroupState
+from proxy.group import GroupState
 
 health = Blueprint("health")
 

@@ -19,6 +19,7 @@ from proxy.meter import Meter
 from proxy.metrics import metrics
 from proxy.models import models
 from proxy.openapi import describing
+from proxy.replicas import Replicas
 from proxy.request_body import drained_bytes
 from proxy.routes import OPENAI
 from proxy.shutdown import Shutdown
@@ -66,7 +67,8 @@ def _manage_context(app: App, config: ProxyConfig, backend: Backend | None) -> N
     async def begin(app: App) -> None:
         speaker = backend if backend is not None else TritonBackend(config.triton_url)
         groups = Groups(speaker)
-        app.ctx.context = Context(config, speaker, groups, admission, app.ctx.shutdown, Meter(groups))
+        replicas = Replicas(speaker, groups)
+        app.ctx.context = Context(config, replicas, groups, admission, app.ctx.shutdown, Meter(groups))
         app.ctx.refreshing = asyncio.create_task(groups.run())
 
     @app.before_server_stop

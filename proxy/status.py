@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 from sanic import Blueprint, HTTPResponse, Request, raw
 
 from proxy.context import context
-from proxy.groups import Group, GroupState
+from proxy.group import Group, GroupState
 from proxy.health import ready
 from proxy.version import VERSION
 

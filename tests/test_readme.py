@@ -23,7 +23,8 @@ def test_every_setting_of_the_engine_stands_in_the_table_with_its_default_and_me
     table = rows()
     for setting in fields(EngineConfig):
         default, meaning = table[ENVIRONMENT_PREFIX + setting.name.upper()]
-        expected = "" if setting.default in (None, MISSING) else str(setting.default)
+        expected = "" if setting.default in (None, MISSING, ()) else str(setting.default)
+        expected = expected.lower() if isinstance(setting.default, bool) else expected
         assert meaning.endswith(setting.metadata["description"])
         if setting.name != "model_name":  # launch.sh has a default model of its own
             assert default == expected

@@ -16,6 +16,9 @@ from llm.errors import ConfigError
         ({"page_cache_size": "0%"}, r"TAKEOFF_PAGE_CACHE_SIZE='0%' "),
         ({"page_cache_size": "9" * 400}, r"TAKEOFF_PAGE_CACHE_SIZE='9+' .* 4GiB"),
         ({"page_cache_size": "101%"}, r"TAKEOFF_PAGE_CACHE_SIZE='101%' "),
+        ({"revision": "../up"}, r"TAKEOFF_REVISION='../up' .* branch, tag or commit"),
+        ({"trust_remote_code": "ja"}, r"TAKEOFF_TRUST_REMOTE_CODE='ja' .* true or false"),
+        ({"served_model_name": "a b,c"}, r"TAKEOFF_SERVED_MODEL_NAME='a b,c' .* without spaces"),
         ({"model_name": ""}, r"TAKEOFF_MODEL_NAME is not set"),
     ],
 )

@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 from llm.config import EngineConfig
 from llm.errors import ConfigError
-from manifest import ConsumerGroup, read_groups
+from manifest import Reader, read_readers
 
 
-def manifest(tmp_path: Path, text: str, **environ: str) -> list[ConsumerGroup]:
+def manifest(tmp_path: Path, text: str, **environ: str) -> list[Reader]:
     path = tmp_path / "groups.yaml"
     path.write_text(text)
-    return read_groups({"TAKEOFF_CONFIG_FILE": str(path), **environ})
+    return read_readers({"TAKEOFF_CONFIG_FILE": str(path), **environ})
 
 
 def refusal(tmp_path: Path, text: str, **environ: str) -> str:
@@ -26,7 +26,7 @@ def reader(lines: str) -> str:
 
 def test_the_environment_names_one_group_called_primary_with_only_the_given_settings() -> None:
     environ = {"TAKEOFF_MODEL_NAME": "gpt2", "TAKEOFF_MAX_BATCH_SIZE": "8", "TAKEOFF_DEVICE": "", "HOME": "/root"}
-    assert read_groups(environ) == [ConsumerGroup("primary", {"model_name": "gpt2", "max_batch_size": "8"})]
+    assert read_readers(environ) == [Reader("primary", {"model_name": "gpt2", "max_batch_size": "8"})]
 
 
 def test_a_local_folder_becomes_absolute_so_that_triton_finds_it_from_anywhere(
@@ -34,27 +34,27 @@ def test_a_local_folder_becomes_absolute_so_that_triton_finds_it_from_anywhere(
 ) -> None:
     (tmp_path / "my-model").mkdir()
     monkeypatch.chdir(tmp_path)
-    [group] = read_groups({"TAKEOFF_MODEL_NAME": "my-model"})
+    [group] = read_readers({"TAKEOFF_MODEL_NAME": "my-model"})
     assert group.settings["model_name"] == str(tmp_path / "my-model")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "../nothing-here", "~/no-such-folder-of-mine"])
 def test_a_name_that_can_only_be_a_folder_must_be_one(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"TAKEOFF_MODEL_NAME='{name}' cannot be used: there is no such folder"):
-        read_groups({"TAKEOFF_MODEL_NAME": name})
+        read_readers({"TAKEOFF_MODEL_NAME": name})
 
 
 def test_a_model_name_that_is_a_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_text("")
     with pytest.raises(ConfigError, match="it is a file; give the model's folder"):
-        read_groups({"TAKEOFF_MODEL_NAME": str(file)})
+        read_readers({"TAKEOFF_MODEL_NAME": str(file)})
 
 
 @pytest.mark.parametrize("name", [n for n in EngineConfig.setting_names() if n.startswith("max_")])
 def test_a_bad_number_names_its_variable(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"TAKEOFF_{name.upper()}='-1' cannot be used"):
-        read_groups({"TAKEOFF_MODEL_NAME": "gpt2", f"TAKEOFF_{name.upper()}": "-1"})
+        read_readers({"TAKEOFF_MODEL_NAME": "gpt2", f"TAKEOFF_{name.upper()}": "-1"})
 
 
 def test_a_file_names_several_groups_and_wins_over_the_environment(tmp_path: Path) -> None:
@@ -66,8 +66,53 @@ takeoff:
     two: {model_name: org/other, consumer_group: large, cuda_visible_devices: 1, max_sequence_length: }
 """
     one, two = manifest(tmp_path, text, TAKEOFF_MAX_BATCH_SIZE="9", TAKEOFF_MODEL_NAME="unused")
-    assert one == ConsumerGroup("primary", {"model_name": "gpt2", "device": "cpu", "max_batch_size": "4"}, 0)
-    assert two == ConsumerGroup("large", {"model_name": "org/other", "max_batch_size": "9"}, 1)
+    assert one == Reader("primary", {"model_name": "gpt2", "device": "cpu", "max_batch_size": "4"}, 0)
+    assert two == Reader("large", {"model_name": "org/other", "max_batch_size": "9"}, 1)
+
+
+def test_a_name_belongs_to_one_group(tmp_path: Path) -> None:
+    text = """
+takeoff:
+  readers_config:
+    one: {model_name: gpt2, served_model_name: [gpt-4, small]}
+    two: {model_name: gpt2, consumer_group: %s, served_model_name: %s}
+"""
+    for group, alias in (("small", ""), ("other", "primary"), ("other", "x, gpt-4")):
+        sentence = refusal(tmp_path, text % (group, f'"{alias}"'))
+        assert "is a name of consumer_group 'primary' already" in sentence
+    one, two = manifest(tmp_path, text % ("other", "gpt-5"))
+    assert one.names == ("primary", "gpt-4", "small")
+    assert two.names == ("other", "gpt-5")
+
+
+def test_the_environment_describes_one_reader_wholly() -> None:
+    environ = {
+        "TAKEOFF_MODEL_NAME": "gpt2",
+        "TAKEOFF_CONSUMER_GROUP": "small",
+        "TAKEOFF_CUDA_VISIBLE_DEVICES": "1",
+        "TAKEOFF_TRUST_REMOTE_CODE": "1",
+        "TAKEOFF_SERVED_MODEL_NAME": "gpt-4,org/name",
+    }
+    (reader,) = read_readers(environ)
+    assert (reader.model, reader.gpu, reader.names) == ("small", 1, ("small", "gpt-4", "org/name"))
+    with pytest.raises(ConfigError, match=r"TAKEOFF_CONSUMER_GROUP='a b' cannot be used"):
+        read_readers({**environ, "TAKEOFF_CONSUMER_GROUP": "a b"})
+
+
+def test_several_readers_of_one_group_are_its_replicas(tmp_path: Path) -> None:
+    text = """
+takeoff:
+  readers_config:
+    one: {model_name: gpt2, max_batch_size: 4}
+    other: {model_name: gpt2, consumer_group: other}
+    two: {model_name: gpt2, device: cuda, cuda_visible_devices: 1, page_cache_size: 1GiB}
+"""
+    readers = manifest(tmp_path, text)
+    assert [(reader.model, reader.group, reader.gpu) for reader in readers] == [
+        ("primary", "primary", 0),
+        ("primary--2", "primary", 1),
+        ("other", "other", 0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -81,10 +126,17 @@ takeoff:
         ),
         ("model_name: gpt2; 7: 5", "7 is no setting"),
         ("model_name: gpt2; max_batch_size: [1, 2]", "max_batch_size=[1, 2] cannot be used: give one plain value"),
-        ("model_name: gpt2; max_batch_size: true", "max_batch_size=True cannot be used"),
+        ("model_name: gpt2; max_batch_size: true", "max_batch_size='true' cannot be used"),
+        ("model_name: gpt2; revision: 0123", "revision=83 cannot be used: put it in quotes"),
+        ("model_name: gpt2; revision: a b", "revision='a b' cannot be used: give a branch, tag or commit"),
+        ("model_name: /tmp; revision: main", "revision='main' cannot be used: a local folder has none"),
+        ("model_name: gpt2; trust_remote_code: maybe", "trust_remote_code='maybe' cannot be used: use true or false"),
+        ("model_name: gpt2; served_model_name: a b", "served_model_name='a b' cannot be used"),
+        ("model_name: gpt2; served_model_name: [a, [b]]", "served_model_name=['a', ['b']] cannot be used"),
         ("model_name: gpt2; device: tpu", "device='tpu' cannot be used"),
         ("model_name: gpt2; cuda_visible_devices: 0,1", "cuda_visible_devices='0,1' cannot be used"),
         ("model_name: gpt2; consumer_group: ../up", "consumer_group='../up' cannot be used"),
+        ("model_name: gpt2; consumer_group: up--2", "'up--2' cannot be used: two dashes and a number"),
         ("model_name: gpt2; consumer_group: two words", "consumer_group='two words' cannot be used"),
         ("model_name: gpt2; consumer_group: ''", "consumer_group='' cannot be used"),
         ("model_name: gpt2; model_name: other", "'model_name' is given twice"),
@@ -109,7 +161,8 @@ def test_a_bad_reader_is_refused_by_name(tmp_path: Path, lines: str, sentence: s
         ("takeoff: !!python/object:os.system {}", "is no valid YAML"),
         (
             "takeoff: {readers_config: {a: {model_name: x}, b: {model_name: y}}}",
-            "reader b: consumer_group='primary' cannot be used: another reader has it already",
+            "reader b: model_name='y' cannot be used: another reader of consumer_group 'primary' has 'x', "
+            "and replicas must answer alike",
         ),
         (
             "takeoff: {readers_config: {a: {model_name: x}, a: {model_name: y, consumer_group: z}}}",
@@ -123,4 +176,4 @@ def test_a_bad_file_is_refused_in_one_sentence(tmp_path: Path, text: str, senten
 
 def test_a_file_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"TAKEOFF_CONFIG_FILE='/no/such\.yaml' cannot be read: No such file"):
-        read_groups({"TAKEOFF_CONFIG_FILE": "/no/such.yaml"})
+        read_readers({"TAKEOFF_CONFIG_FILE": "/no/such.yaml"})

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from proxy.backend import ModelDescription, ModelState
 from proxy.errors import InternalError, ModelNotFoundError, UnavailableError
@@ -156,6 +157,49 @@ async def test_models_lists_the_ready_groups(server: Server, backend: FakeBacken
     }
     assert (await server.http.get("/v1/models/primary")).json()["id"] == "primary"
     assert (await server.http.get("/v1/models/second")).status_code == 503
+
+
+async def test_a_group_answers_to_its_aliases_too(server: Server, backend: FakeBackend) -> None:
+    backend.states = [ModelState("primary", "READY")]
+    backend.description = replace(DESCRIPTION, aliases=("gpt-4", "org/name"))
+    assert (await server.chat(model="gpt-4")).json()["model"] == "gpt-4"
+    assert backend.requests[-1][0] == "primary"
+    listed = (await server.http.get("/v1/models")).json()["data"]
+    assert [model["id"] for model in listed] == ["primary", "gpt-4", "org/name"]
+    assert {model["root"] for model in listed} == {DESCRIPTION.name}
+    assert (await server.http.get("/v1/models/org%2Fname")).json()["id"] == "org/name"
+    assert (await server.http.post("/tokenize", json={"model": "gpt-4", "prompt": "Hi"})).status_code == 200
+
+    backend.states = [ModelState("primary", "LOADING")]
+    await server.app.ctx.context.groups.refresh()
+    answer = await server.chat(model="gpt-4")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+
+
+async def test_a_groups_own_name_goes_before_anothers_alias(backend: FakeBackend) -> None:
+    class Rivals(FakeBackend):
+        async def describe(self, group: str) -> ModelDescription:
+            return replace(DESCRIPTION, name=group, aliases=("second",) if group == "primary" else ())
+
+    assert (await Groups(Rivals()).ready("second")).name == "second"
+
+
+async def test_an_unknown_name_may_be_the_alias_of_a_group_that_is_still_loading(backend: FakeBackend) -> None:
+    backend.states = [ModelState("primary", "LOADING"), ModelState("second", "READY")]
+    groups = Groups(backend)
+    with pytest.raises(UnavailableError, match=r"No model 'gpt-4' is ready, and 'primary' is still loading"):
+        await groups.ready("gpt-4")
+    backend.states = [ModelState("primary", "UNAVAILABLE", "no memory"), ModelState("second", "READY")]
+    with pytest.raises(ModelNotFoundError):
+        await groups.ready("gpt-4")
+
+
+async def test_models_says_why_a_group_is_not_ready(server: Server, backend: FakeBackend) -> None:
+    backend.states = [ModelState("primary", "READY"), ModelState("second", "UNAVAILABLE", "no memory")]
+    await server.app.ctx.context.groups.refresh()
+    listed = (await server.http.get("/v1/models")).json()
+    assert [model["id"] for model in listed["data"]] == ["primary"]
+    assert listed["not_ready"] == [{"id": "second", "state": "unavailable", "reason": "no memory"}]
 
 
 @pytest.mark.parametrize("name", ["gpt-4", "org/name", "a%20b", "primary/x", "%F0%9F%99%82"])

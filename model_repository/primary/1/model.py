@@ -42,7 +42,7 @@ class TritonPythonModel:
             config = EngineConfig.from_environment(os.environ, overrides=settings)
             # The engine's thread, and the only one that ever touches torch: why, says `Engine`.
             self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-            loaded = self._engine_thread.submit(load_model, config).result()
+            loaded = self._engine_thread.submit(load_model, config, _gpu_of(args)).result()
         except (ConfigError, ModelLoadError) as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._chat_prompt = loaded.chat_prompt
@@ -147,3 +147,8 @@ class TritonPythonModel:
             return self._chat_prompt.from_text(model_input.text, model_input.options)
         assert model_input.input_ids is not None
         return model_input.input_ids
+
+
+def _gpu_of(args: dict[str, str]) -> int:
+    """The GPU that Triton put this instance on; 0 for one that Triton knows to be on a CPU."""
+    return int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else 0

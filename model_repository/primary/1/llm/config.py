@@ -4,7 +4,7 @@ Imports no torch, so that a launcher can check them before anything heavy starts
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,8 @@ from llm.errors import ConfigError
 ENVIRONMENT_PREFIX = "TAKEOFF_"
 
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*(%|[KMGT]i?B|B)?", re.IGNORECASE)
+_SERVED_NAME = re.compile(r"[^\s,]{1,128}")
+_REVISION = re.compile(r"[\w][\w./-]{0,254}", re.ASCII)
 _DEVICES = ("auto", "cpu", "cuda")
 _QUANT_TYPES = ("none", "int8")
 
@@ -29,6 +31,11 @@ class EngineConfig:
     """Settings of one engine; the environment calls each `TAKEOFF_` + its name in capitals."""
 
     model_name: str = _setting("hub name or local folder of the model")
+    revision: str = _setting("branch, tag or commit of the model's hub repository; unset: its main branch", "")
+    trust_remote_code: bool = _setting("`true` runs Python code that comes with the model, as some models need", False)
+    served_model_name: tuple[str, ...] = _setting(
+        "more names, separated by commas, under which clients may ask for the group", ()
+    )
     device: str = _setting("`cpu`, `cuda`, or `auto`: cuda when there is one", "auto")
     max_sequence_length: int | None = _setting(
         "longest prompt plus answer, in tokens; unset: what the model and the KV cache can hold", None
@@ -69,9 +76,9 @@ class EngineConfig:
         if not settings.get("model_name"):
             raise ConfigError("TAKEOFF_MODEL_NAME is not set: name a model of the hub or the folder of a local one")
         given: dict[str, Any] = {name: settings[name].strip() for name in cls.setting_names() if settings.get(name)}
-        for name, minimum in _MINIMA.items():
+        for name, parse in _PARSERS.items():
             if name in given:
-                given[name] = _parse_integer(name, given[name], minimum=minimum)
+                given[name] = parse(name, given[name])
         config = cls(**given)
         if config.device not in _DEVICES:
             raise _bad("device", config.device, f"use one of {', '.join(_DEVICES)}")
@@ -96,7 +103,6 @@ class EngineConfig:
         return int(value * _UNIT_BYTES[unit])
 
 
-_MINIMA = {"max_sequence_length": 2, "max_batch_size": 1, "max_batch_tokens": 1, "max_queue_size": 1}
 _UNIT_BYTES = {
     "b": 1,
     **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", start=1)},
@@ -108,14 +114,48 @@ def _bad(name: str, value: str, fix: str) -> ConfigError:
     return ConfigError(f"{ENVIRONMENT_PREFIX}{name.upper()}={value!r} cannot be used: {fix}")
 
 
-def _parse_integer(name: str, value: str, *, minimum: int) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        raise _bad(name, value, "give a whole number") from None
-    if number < minimum:
-        raise _bad(name, value, f"give {minimum} or more")
-    return number
+def _integer(minimum: int) -> Callable[[str, str], int]:
+    def parse(name: str, value: str) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            raise _bad(name, value, "give a whole number") from None
+        if number < minimum:
+            raise _bad(name, value, f"give {minimum} or more")
+        return number
+
+    return parse
+
+
+def _parse_switch(name: str, value: str) -> bool:
+    if value.lower() not in _SWITCHES:
+        raise _bad(name, value, "use true or false")
+    return _SWITCHES[value.lower()]
+
+
+def _parse_names(name: str, value: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in value.split(",") if part.strip())
+    if any(not _SERVED_NAME.fullmatch(part) for part in names):
+        raise _bad(name, value, "give names of up to 128 characters without spaces, separated by commas")
+    return names
+
+
+def _parse_revision(name: str, value: str) -> str:
+    if not _REVISION.fullmatch(value):
+        raise _bad(name, value, "give a branch, tag or commit, such as main")
+    return value
+
+
+_SWITCHES = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_PARSERS: dict[str, Callable[[str, str], Any]] = {
+    "revision": _parse_revision,
+    "trust_remote_code": _parse_switch,
+    "served_model_name": _parse_names,
+    "max_sequence_length": _integer(2),
+    "max_batch_size": _integer(1),
+    "max_batch_tokens": _integer(1),
+    "max_queue_size": _integer(1),
+}
 
 
 def _parse_size(value: str) -> tuple[float, str]:

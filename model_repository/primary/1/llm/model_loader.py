@@ -41,7 +41,10 @@ _CPU_CACHE_CEILING = 4 * 1024**3
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What clients may know of a loaded model; `fingerprint` changes with the model or the engine's version."""
+    """What clients may know of a loaded model; `fingerprint` changes with the model or the engine's version.
+
+    `aliases` are more names under which they may ask for it.
+    """
 
     name: str
     max_model_len: int
@@ -50,6 +53,7 @@ class ModelDescription:
     engine_version: str
     fingerprint: str
     max_num_sequences: int
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,18 +98,18 @@ class SkippingDecoder:
         return SkippingDecoder(self._tokenizer, token_ids) if token_ids else self
 
 
-def load_model(config: EngineConfig) -> LoadedModel:
+def load_model(config: EngineConfig, gpu: int = 0) -> LoadedModel:
     """Load the model named by `config` and build its engine.
 
     Raises:
         ModelLoadError: it cannot be had, or not be served; the message says why in one line.
         ConfigError: a setting does not fit the model.
     """
-    device = choose_device(config.device)
+    device = choose_device(config.device, gpu)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     if config.quant_type == "int8" and device.type != "cpu":
         raise ModelLoadError(f"TAKEOFF_QUANT_TYPE=int8 is for a CPU, and the device is {device.type}: use none")
-    model, tokenizer, generation = _fetch(config.model_name, device, dtype)
+    model, tokenizer, generation = _fetch(config, device, dtype)
     rules = probe_layers(model)
     layers = {number: rule.shape for number, rule in rules.items()}
     decoder = build_decoder(model, rules, choose_pack(device, dtype, config.quant_type))
@@ -139,8 +143,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that `name` (`cpu`, `cuda`, `auto`) stands for on this machine.
+def choose_device(name: str, gpu: int = 0) -> torch.device:
+    """The device that `name` (`cpu`, `cuda`, `auto`) stands for on this machine; of several GPUs number `gpu`.
 
     Raises:
         ModelLoadError: there is no such device.
@@ -149,19 +153,24 @@ def choose_device(name: str) -> torch.device:
         raise ModelLoadError("TAKEOFF_DEVICE=cuda, but torch finds no CUDA device here: use TAKEOFF_DEVICE=cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if name == "cpu":
+        return torch.device("cpu")
+    torch.cuda.set_device(gpu)  # of this thread, for whatever says no more than `cuda`
+    return torch.device("cuda", gpu)
 
 
-def _fetch(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, GenerationConfig]:
+def _fetch(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, GenerationConfig]:
+    name = config.model_name
+    source = {"revision": config.revision or None, "trust_remote_code": config.trust_remote_code}
     looks_local = name.startswith(("/", "./", "../", "~"))
     path = os.path.expanduser(name)
     if looks_local and not Path(path).is_dir():
         raise ModelLoadError(f"TAKEOFF_MODEL_NAME={name}: there is no such folder")
     try:
-        architecture = AutoConfig.from_pretrained(path).model_type
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        architecture = AutoConfig.from_pretrained(path, **source).model_type
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation=IMPLEMENTATION, output_loading_info=True
+            path, dtype=dtype, attn_implementation=IMPLEMENTATION, output_loading_info=True, **source
         )
     except Exception as error:
         reason = " ".join(str(error).split())
@@ -227,7 +236,8 @@ def _sampling_defaults(generation: GenerationConfig) -> SamplingParams:
 def _describe(
     config: EngineConfig, model: Any, device: torch.device, dtype: torch.dtype, max_model_len: int
 ) -> ModelDescription:
-    identity = repr((config.model_name, asdict(config), model.config.to_json_string(), str(dtype), ENGINE_VERSION))
+    answering = {name: value for name, value in asdict(config).items() if name != "served_model_name"}
+    identity = repr((answering, model.config.to_json_string(), str(dtype), ENGINE_VERSION))
     return ModelDescription(
         name=config.served_name,
         max_model_len=max_model_len,
@@ -236,4 +246,5 @@ def _describe(
         engine_version=ENGINE_VERSION,
         fingerprint="fp_" + blake2b(identity.encode(), digest_size=6).hexdigest(),
         max_num_sequences=config.max_batch_size,
+        aliases=config.served_model_name,
     )
