@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from proxy.backend import FinishReason, Piece, TokenLogprob
-from proxy.tools import ToolCall, ToolCallDelta, calls, deltas
+from proxy.tools import ToolCall, ToolCallDelta, calls, deltas, is_whole
 from proxy.usage import UsageCount, count
 
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
@@ -92,7 +92,7 @@ class ChatAnswer:
         self._fingerprint = fingerprint
         self._include_usage = include_usage
         self._begun: set[int] = set()
-        self._calling: set[int] = set()
+        self._calling: dict[int, str] = {}  # by choice, the arguments of its latest call
 
     def completion(self, pieces: Sequence[Piece]) -> ChatCompletion:
         """Join all pieces of the answer; they hold one finish reason per choice and one usage."""
@@ -112,12 +112,13 @@ class ChatAnswer:
             if piece.index not in self._begun:
                 self._begun.add(piece.index)
                 yield self._chunk(_ChunkChoice(piece.index, _Delta(role="assistant", content="")))
-            if piece.tool_calls:
-                self._calling.add(piece.index)
+            for part in piece.tool_calls:
+                begun = "" if part.name is not None else self._calling[piece.index]
+                self._calling[piece.index] = begun + part.arguments
             if (delta := _delta(piece)) is not None:
                 yield self._chunk(_ChunkChoice(piece.index, delta, _logprobs([piece])))
             if piece.finish_reason is not None:
-                reason = _reason(piece.finish_reason, is_calling=piece.index in self._calling)
+                reason = _reason(piece.finish_reason, self._calling.get(piece.index))
                 yield self._chunk(_ChunkChoice(piece.index, _Delta(), None, reason))
             if piece.usage is not None and self._include_usage:
                 yield self._envelope([], count(piece.usage))
@@ -166,12 +167,12 @@ def _choice(index: int, pieces: list[Piece]) -> _Choice:
         message.reasoning_content = reasoning
     if made:
         message.tool_calls = made
-    return _Choice(index, message, _logprobs(pieces), _reason(reason, is_calling=bool(made)))
+    return _Choice(index, message, _logprobs(pieces), _reason(reason, made[-1].function.arguments if made else None))
 
 
-def _reason(reason: FinishReason, *, is_calling: bool) -> ChatFinishReason:
-    """A call that the limit has cut off says so: its arguments are not whole."""
-    return "tool_calls" if is_calling and reason == "stop" else reason
+def _reason(reason: FinishReason, arguments: str | None) -> ChatFinishReason:
+    """A call that the limit or a stop string has cut off says so: the latest `arguments` are not whole."""
+    return "tool_calls" if arguments is not None and reason == "stop" and is_whole(arguments) else reason
 
 
 def _logprobs(pieces: list[Piece]) -> ChatLogprobs | None:

@@ -124,6 +124,15 @@ def calls(parts: Iterable[ToolCallPart]) -> list[ToolCall]:
     return [call for _, call in sorted(whole.items())]
 
 
+def is_whole(arguments: str) -> bool:
+    """Whether a call's arguments have been written to their end."""
+    try:
+        msgspec.json.decode(arguments)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
 def _delta(part: ToolCallPart) -> ToolCallDelta:
     if part.name is None:
         return ToolCallDelta(part.index, function=FunctionCall(arguments=part.arguments))

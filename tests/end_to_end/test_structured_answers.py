@@ -15,6 +15,7 @@ from tests.json_schemas import SCHEMAS
 
 ASK: Any = {"model": "primary", "messages": [{"role": "user", "content": "Describe a person."}]}
 AT_ONCE = 32
+MANY_KEYS = {"type": "object", "properties": {f"p{number}": {} for number in range(2000)}}
 
 
 def schema_format(schema: Any, **more: Any) -> dict[str, Any]:
@@ -119,6 +120,7 @@ def test_vllms_ways_to_ask_for_a_shape(client: openai.OpenAI, fields: dict[str, 
         ({"response_format": schema_format({"type": "strnig"}, strict=True)}, "response_format", "strnig"),
         ({"response_format": schema_format({"not": {}}, strict=True)}, "response_format", "not"),
         ({"response_format": schema_format({"enum": ["a" * 70_000]})}, "response_format", "65536 bytes"),
+        ({"response_format": schema_format(MANY_KEYS)}, "response_format", "2000"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "missing"),
         ({"response_format": {"type": "xml"}}, "response_format", "xml"),
         ({"guided_regex": "("}, "guided_regex", "cannot be used"),

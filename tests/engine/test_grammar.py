@@ -81,6 +81,13 @@ def test_other_kinds_of_grammars(
         ({"type": "string", "minLength": 5, "maxLength": 3}, "minLength"),
         ({"type": "integer", "multipleOf": 999983}, "multipleOf"),
         ({"type": "number", "multipleOf": 0.000123457}, "multipleOf"),
+        ({"type": "integer", "multipleOf": -3}, "multipleOf -3"),
+        ({"type": "integer", "minimum": 2**53 + 1}, "minimum 9007199254740993"),
+        ({"type": "number", "exclusiveMaximum": -1e300}, "exclusiveMaximum -1e+300"),
+        ({"enum": [1, {"a": [2**70]}]}, "1180591620717411303424"),
+        ({"additionalProperties": {"type": "null"}, "type": "object", "minProperties": 2}, "minProperties 2"),
+        ({"$ref": "#"}, "no answer can follow it"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "no answer"),
         ({"enum": ["x" * MAX_GRAMMAR_BYTES]}, str(MAX_GRAMMAR_BYTES)),
     ],
 )
@@ -117,6 +124,67 @@ def test_lenient_schemas_leave_out_what_cannot_be_enforced(grammars: Grammars, t
     text = walk(constraint, tokenizer, seed=1)
     assert text is not None
     assert all(isinstance(item, bool) for item in json.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("schema", "yes", "no"),
+    [
+        # 64 bits are what many generators write; llguidance refused the lower bound and misread the upper one
+        ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, "9007199254740992", "9223372036854775808"),
+        ({"type": "integer", "minimum": 2**53}, "9007199254740992", "-"),
+        # a second `a` in other letters, which readers of JSON take for the value of the first
+        (
+            {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+            '{"a": 1}',
+            r'{"a": 1, "\u0061":',
+        ),
+        ({"const": "\x01/\u00e9"}, '"\\u0001/\u00e9"', '"\x01'),
+        # values and names that look like keywords
+        ({"const": {"multipleOf": 1e9, "minimum": 1e20}}, '{"multipleOf": 1000000000, "minimum":', '{"minimum"'),
+        ({"type": "object", "properties": {"enum": {"const": 1}}, "required": ["enum"]}, '{"enum": 1}', '{"enum": 2'),
+    ],
+    ids=str,
+)
+def test_what_a_schema_says_is_what_may_be_written(
+    grammars: Grammars, tokenizer: PreTrainedTokenizerFast, schema: object, yes: str, no: str
+):
+    assert is_begun_by(grammars, tokenizer, schema, yes)
+    assert not is_begun_by(grammars, tokenizer, schema, no)
+
+
+def is_begun_by(grammars: Grammars, tokenizer: PreTrainedTokenizerFast, schema: object, text: str) -> bool:
+    (constraint,) = grammars.constraints(Grammar("json_schema", json.dumps(schema)), 1)
+    for token_id in tokenizer(text, add_special_tokens=False)["input_ids"]:
+        if token_id not in allowed(constraint):
+            return False
+        constraint.advance(token_id)
+    return True
+
+
+def test_a_lenient_schema_drops_bounds_that_cannot_be_held(grammars: Grammars):
+    schema = json.dumps({"type": "number", "minimum": 1e300})
+    grammars.constraints(Grammar("json_schema", schema, is_lenient=True), 1)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        # 1,200 patterns, each compared with all others: minutes
+        {
+            "type": "object",
+            "patternProperties": {f"^p{i}.*x{i}$": {} for i in range(1200)},
+            "additionalProperties": False,
+        },
+        # a few numbers with many digits: longer than anybody has waited
+        {"anyOf": [{"type": "integer", "multipleOf": 99_991 - i, "minimum": i} for i in range(40)]},
+    ],
+    ids=lambda schema: str(schema)[:20],
+)
+def test_a_schema_that_takes_too_long_to_compile_is_given_up(grammars: Grammars, schema: object):
+    """Compiling could not be interrupted, and kept one of two threads for minutes."""
+    with pytest.raises(InvalidRequestError, match="to compile"):
+        grammars.constraints(Grammar("json_schema", json.dumps(schema)), 1)
+    grammars.constraints(Grammar("json_schema", json.dumps({"enum": [str(schema)[:20]]})), 1)
 
 
 def test_there_is_no_endless_row_of_blanks(grammars: Grammars):

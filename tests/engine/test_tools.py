@@ -121,6 +121,50 @@ def test_a_named_tool_must_be_there():
     assert refusal.value.param == "tool_choice"
 
 
+@pytest.mark.parametrize("parameters", [{"type": "string"}, {"type": ["object", "null"]}, {"type": "array"}])
+def test_arguments_are_an_object(parameters: Any):
+    """They were let through, and the call that came was none: it was shown as words."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    with pytest.raises(InvalidRequestError, match="'f'") as refusal:
+        grammar(HERMES, [WEATHER, tool], ToolChoice("required"), {})
+    assert refusal.value.param == "tools"
+
+
+def test_arguments_are_an_object_also_where_the_schema_does_not_say_so():
+    tokenizer = bytewise_tokenizer()
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"const": 1}}}}}
+    source = grammar(HERMES, [tool], ToolChoice("required"), {})
+    grammars = Grammars(tokenizer, VOCABULARY, frozenset({END}))
+    assert follows(grammars, tokenizer, source, written(HERMES, ("f", '{"a": 1}')))
+    assert not follows(grammars, tokenizer, source, written(HERMES, ("f", "5")))
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_schema_that_cannot_be_used_is_named_by_its_tool(form: ToolFormat):
+    special = {word: 257 + number for number, word in enumerate(SPECIAL)} if form.begin.startswith("[") else {}
+    grammars = Grammars(bytewise_tokenizer(special=SPECIAL if special else ()), VOCABULARY, frozenset({END}))
+    wrong = {
+        "type": "function",
+        "function": {"name": "get.it-now", "parameters": {"properties": {"a": {"type": "strnig"}}}},
+    }
+    with pytest.raises(InvalidRequestError) as refusal:
+        grammars.constraints(grammar(form, [WEATHER, wrong], ToolChoice("required"), special), 1)
+    assert refusal.value.message == "The parameters of the tool 'get.it-now' cannot be used: Invalid type: strnig"
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_an_answer_that_is_cut_shows_nothing_of_a_calls_form(form: ToolFormat):
+    """Half an end mark, or a call without its name, used to come out as words."""
+    text = written(form, ("get_weather", '{"city": "Kyoto"}'), ("clock", "{}"))
+    for length in range(len(text) + 1):
+        output = ChatOutput(None, is_reasoning=False, form=form)
+        pieces = [output.push(text[:length]), output.push("", is_last=True, is_cut=True)]
+        begun = min(length, len(form.begin.strip()))
+        assert "".join(piece.text for piece in pieces) in ("", form.begin[:begun]), text[:length]
+    output = ChatOutput(None, is_reasoning=False, form=form)
+    assert output.push("1 <", is_last=True, is_cut=True).text == "1 <"
+
+
 VALUES = st.one_of(st.text(max_size=8), st.integers(), st.lists(st.text('{[]}\\"', max_size=6), max_size=3))
 CALLS = st.lists(
     st.tuples(st.sampled_from(["f", "get.it-now"]), st.dictionaries(st.text(max_size=5), VALUES, max_size=3)),

@@ -131,6 +131,18 @@ async def test_a_call_that_the_limit_cuts_off_says_length(server: Server, backen
     assert last["choices"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_call_that_a_stop_string_cuts_off_says_stop(server: Server, backend: FakeBackend, stream: bool) -> None:
+    """It said `tool_calls`, and clients went on to read arguments that were not whole."""
+    parts = [ToolCallPart(0, "clock", "{}"), ToolCallPart(1, "clock", '{"zo'), ToolCallPart(1, None, 'ne": ')]
+    backend.script = respond(
+        [Piece(0, "", 2, tool_calls=parts[:2])], [Piece(0, "", 2, "stop", USAGE, tool_calls=parts[2:])]
+    )
+    answer = await server.chat(tools=[TOOL], stream=stream)
+    last = events(answer.text)[-1] if stream else answer.json()
+    assert last["choices"][0]["finish_reason"] == "stop"
+
+
 async def test_content_is_null_where_there_is_nothing_but_calls(server: Server, backend: FakeBackend) -> None:
     backend.script = respond([Piece(0, "", 2, "stop", USAGE, tool_calls=[ToolCallPart(0, "clock", "{}")])])
     assert (await server.chat(tools=[TOOL])).json()["choices"][0]["message"]["content"] is None

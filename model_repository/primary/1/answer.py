@@ -73,12 +73,13 @@ class Answer:
         if piece.is_stopped:
             if finish_reason is None:
                 self._on_stop_string(index)
-            return [self._event(index, piece.text, piece.num_tokens, "stop", reported)]
+            return [self._event(index, piece.text, piece.num_tokens, "stop", reported, is_cut=True)]
         if finish_reason is None:
             return [self._event(index, piece.text, num_tokens, None, reported)]
         rest = stream.finish()
         reason = "stop" if rest.is_stopped else finish_reason
-        return [self._event(index, piece.text + rest.text, num_tokens, reason, reported)]
+        is_cut = rest.is_stopped or reason == "length"
+        return [self._event(index, piece.text + rest.text, num_tokens, reason, reported, is_cut=is_cut)]
 
     def _event(
         self,
@@ -87,13 +88,15 @@ class Answer:
         num_tokens: int,
         finish_reason: FinishReason | None,
         logprobs: list[TokenLogprobs],
+        *,
+        is_cut: bool = False,
     ) -> Event:
         self._num_tokens += num_tokens
         if finish_reason:
             del self._streams[index]
         body: dict[str, Any] = {"index": index, "num_tokens": num_tokens, "finish_reason": finish_reason}
         if self._outputs:
-            parts = self._outputs[index].push(text, is_last=finish_reason is not None)
+            parts = self._outputs[index].push(text, is_last=finish_reason is not None, is_cut=is_cut)
             text = parts.text
             if parts.reasoning:
                 body["reasoning"] = parts.reasoning

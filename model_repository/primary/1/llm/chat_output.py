@@ -24,8 +24,11 @@ class Parts:
 class Output(Protocol):
     """Takes one choice's text apart."""
 
-    def push(self, text: str, *, is_last: bool = False) -> Parts:
-        """Add text; with the last comes everything that was held back."""
+    def push(self, text: str, *, is_last: bool = False, is_cut: bool = False) -> Parts:
+        """Add text; with the last comes everything that was held back.
+
+        `is_cut`: the last text is not the end that the model meant.
+        """
 
 
 class ChatOutput:
@@ -43,7 +46,7 @@ class ChatOutput:
         self._stage = "reasoning" if is_reasoning else ("start" if tags else "answer")
         self._held = ""
 
-    def push(self, text: str, *, is_last: bool = False) -> Parts:
+    def push(self, text: str, *, is_last: bool = False, is_cut: bool = False) -> Parts:
         """See `Output`."""
         parts = Parts()
         self._held += text
@@ -60,7 +63,7 @@ class ChatOutput:
             if self._tools is None:
                 parts.text = answer
             else:
-                parts.text, parts.tool_calls = self._tools.push(answer, is_last=is_last)
+                parts.text, parts.tool_calls = self._tools.push(answer, is_last=is_last, is_cut=is_cut)
         return parts
 
     def _look_for_reasoning(self, is_last: bool) -> None:

@@ -6,15 +6,18 @@ engine's. Masks take microseconds.
 
 import json
 import logging
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
+from llguidance import LLMatcher, LLTokenizer, regex_to_lark
 
 from llm.errors import InvalidRequestError
+from llm.grammar_trial import LIMITS, GrammarTrial, TrialError
+from llm.json_schema import enforceable
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +25,12 @@ GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark"]
 
 # Of the grammar as the client sends it. 2,700 properties fit, and compile within a second on a slow core.
 MAX_GRAMMAR_BYTES = 65_536
-# llguidance spends as many automaton states, and microseconds, as the divisor has units in its last place.
-MAX_MULTIPLE = 100_000
 NUM_CACHED = 128
 
 # Room for a line break and an indentation, but no endless row of blanks, which small models love to write.
 _WHITESPACE = r" ?|\n {0,32}"
-# A quarter of llguidance's own bound of work for one mask: a hostile schema shall not hold up the batch for long.
-_LIMITS = LLParserLimits(step_lexer_fuel=50_000, step_max_items=25_000, verbose_errors=False)
+# Without \\u: a key could be written once more in other letters, with a value of another type.
+_ESCAPES = 'nrbtf\\"'
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class GrammarConstraint:
         """See `request.TokenConstraint`."""
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if self._matcher.is_error():
-            reason = _one_line(self._matcher.get_error())
+            reason = _shortened(" ".join(self._matcher.get_error().split()))
             raise InvalidRequestError(f"The answer's grammar cannot be followed any further: {reason}", param="grammar")
 
     def advance(self, token_id: int) -> None:
@@ -83,6 +84,8 @@ class Grammars:
 
     def __init__(self, tokenizer: Any, vocabulary_size: int, end_token_ids: frozenset[int]) -> None:
         self._vocabulary = _vocabulary(tokenizer, vocabulary_size, sorted(end_token_ids))
+        self._trial = GrammarTrial(vocabulary_size)
+        self._num_words = -(-vocabulary_size // 32)
         self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
         self._lock = Lock()
 
@@ -107,14 +110,38 @@ class Grammars:
                 return known
         if self._vocabulary is None:
             raise InvalidRequestError("This model's tokenizer cannot be held to a grammar.", param=grammar.param)
-        matcher = LLMatcher(self._vocabulary, _source(grammar), log_level=0, limits=_LIMITS)
-        if matcher.is_error():
-            raise _refusal(grammar, matcher.get_error())
+        matcher = self._compile(self._vocabulary, grammar)
         with self._lock:
             self._compiled[grammar] = matcher
             while len(self._compiled) > NUM_CACHED:
                 self._compiled.popitem(last=False)
         return matcher
+
+    def _compile(self, vocabulary: LLTokenizer, grammar: Grammar) -> LLMatcher:
+        source = _source(grammar)
+        try:
+            self._trial.run(source)
+        except TrialError as error:
+            raise _refusal(grammar, str(error)) from error
+        matcher = LLMatcher(vocabulary, source, log_level=0, limits=LIMITS)
+        if matcher.is_error():
+            raise _refusal(grammar, matcher.get_error())
+        self._try_to_begin(matcher.deep_copy(), grammar)
+        return matcher
+
+    def _try_to_begin(self, matcher: LLMatcher, grammar: Grammar) -> None:
+        """Some grammars turn out to be too large, or to have no answer, when the first tokens are asked for."""
+        for _ in range(2):
+            mask = np.zeros(self._num_words, dtype=np.int32)
+            matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+            reason = matcher.get_error() if matcher.is_error() else ""
+            if reason or not mask.any():
+                is_dead_end = not reason or "NoExtension" in reason
+                raise _refusal(grammar, "no answer can follow it" if is_dead_end else reason)
+            first = int(np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))[0])
+            matcher.consume_token(first)
+            if matcher.is_stopped():
+                return
 
 
 def _vocabulary(tokenizer: Any, size: int, end_token_ids: list[int]) -> LLTokenizer | None:
@@ -154,22 +181,24 @@ def json_rule(schema: Any, *, is_lenient: bool, param: str) -> str:
     Raises:
         InvalidRequestError: the schema, which comes from the request field `param`, cannot be used.
     """
-    _check_multiples(schema, param)
+    return f"%json {json.dumps(_with_options(schema, is_lenient=is_lenient, param=param))}"
+
+
+def _with_options(schema: Any, *, is_lenient: bool, param: str) -> Any:
+    schema = enforceable(schema, is_lenient=is_lenient, param=param)
+    schema = {True: {}, False: {"enum": []}}[schema] if isinstance(schema, bool) else schema
     if not isinstance(schema, dict):
-        return "%json {}"
-    options = {"whitespace_pattern": _WHITESPACE, "lenient": is_lenient}
-    return f"%json {json.dumps({**schema, 'x-guidance': options})}"
+        raise InvalidRequestError("The schema cannot be used: it must be an object or a boolean.", param=param)
+    options: dict[str, Any] = {"whitespace_pattern": _WHITESPACE, "lenient": is_lenient}
+    if "\\u" not in json.dumps(schema, ensure_ascii=False):  # it names no control character
+        options["json_allowed_escapes"] = _ESCAPES
+    return {**schema, "x-guidance": options}
 
 
 def _json(schema: Any, grammar: Grammar) -> str:
-    _check_multiples(schema, grammar.param)
-    schema = {True: {}, False: {"enum": []}}[schema] if isinstance(schema, bool) else schema
+    schema = _with_options(schema, is_lenient=grammar.is_lenient, param=grammar.param)
     try:
-        return str(
-            LLMatcher.grammar_from_json_schema(
-                json.dumps(schema), overrides={"whitespace_pattern": _WHITESPACE, "lenient": grammar.is_lenient}
-            )
-        )
+        return str(LLMatcher.grammar_from_json_schema(json.dumps(schema)))
     except (ValueError, RecursionError) as error:
         raise _refusal(grammar, str(error)) from error
 
@@ -181,28 +210,21 @@ def _parsed(grammar: Grammar) -> Any:
         raise InvalidRequestError(f"The {grammar.kind} is not JSON: {error}", param=grammar.param) from error
 
 
-def _check_multiples(schema: Any, param: str) -> None:
-    pending = [schema]
-    while pending:
-        match pending.pop():
-            case dict() as node:
-                multiple = node.get("multipleOf")
-                if isinstance(multiple, int | float) and multiple:
-                    digits = f"{multiple:.12f}".rstrip("0").replace(".", "").lstrip("0-")
-                    if int(digits or 1) > MAX_MULTIPLE:
-                        raise InvalidRequestError(
-                            f"The schema cannot be used: multipleOf {multiple} has too many digits.", param=param
-                        )
-                pending.extend(node.values())
-            case list() as nodes:
-                pending.extend(nodes)
+# How llguidance speaks of a schema inside of a grammar: by its line, which is that of a tool.
+_IN_RULE = re.compile(r"at (?P<line>\d+)\(\d+\): failed to compile JSON schema: (?P<reason>.*?)(?: \d+ \| |$)")
+_TOOL = re.compile(r'call_\d+: "(?:{\\"name\\": \\")?(?P<name>[\w.-]+)')
 
 
 def _refusal(grammar: Grammar, reason: str) -> InvalidRequestError:
+    line = " ".join(reason.split())
     what = "schema" if grammar.kind.startswith("json") else "grammar"
-    return InvalidRequestError(f"The {what} cannot be used: {_one_line(reason)}", param=grammar.param)
+    if grammar.param == "tools":
+        what = "tools"
+        if found := _IN_RULE.search(line):
+            tool = _TOOL.match(grammar.text.splitlines()[int(found["line"]) - 1])
+            what, line = f"parameters of the tool {tool and tool['name']!r}", found["reason"]
+    return InvalidRequestError(f"The {what} cannot be used: {_shortened(line)}", param=grammar.param)
 
 
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+def _shortened(line: str) -> str:
     return line if len(line) < 300 else f"{line[:297]}..."

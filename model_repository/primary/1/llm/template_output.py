@@ -49,7 +49,7 @@ class TemplateOutput:
         self._num_calls = 0
         self._unread = ""  # of a region that is understood when it is whole
 
-    def push(self, text: str, *, is_last: bool = False) -> Parts:
+    def push(self, text: str, *, is_last: bool = False, is_cut: bool = False) -> Parts:  # noqa: ARG002
         """See `chat_output.Output`."""
         parts = Parts()
         # The parser forgets what a call of it has found when it fails: it gets a letter at a time.

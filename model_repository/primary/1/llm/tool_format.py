@@ -72,8 +72,20 @@ def detect(template: str, vocabulary: dict[str, int]) -> ToolFormat | None:
 
 
 def schema_of(tool: Tool) -> dict[str, Any]:
-    """The schema of a tool's arguments; a tool without parameters takes an empty object."""
-    return tool["function"].get("parameters") or {"type": "object", "properties": {}, "additionalProperties": False}
+    """The schema of a tool's arguments; a tool without parameters takes an empty object.
+
+    Raises:
+        InvalidRequestError: it describes something else than an object, which is what arguments are.
+    """
+    parameters = tool["function"].get("parameters")
+    if not parameters:
+        return {"type": "object", "properties": {}, "additionalProperties": False}
+    if parameters.get("type", "object") != "object":
+        name = tool["function"]["name"]
+        raise InvalidRequestError(
+            f"The parameters of the tool {name!r} cannot be used: their type must be object.", param="tools"
+        )
+    return {"type": "object", **parameters}
 
 
 def grammar(

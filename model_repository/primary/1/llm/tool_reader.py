@@ -38,14 +38,19 @@ class ToolReader:
         self._head = _head(form)
         self._stage: Literal["start", "words", "head", "arguments", "tail"] = "words" if self._begin else "start"
         self._held = ""
+        self._is_cut = False
         self._num_calls = 0
         self._object = _ObjectEnd()
         self._words = ""
         self._parts: list[ToolCallPart] = []
 
-    def push(self, text: str, *, is_last: bool) -> tuple[str, list[ToolCallPart]]:
-        """Add text; returns what is certain of it now. With the last comes everything that was held back."""
+    def push(self, text: str, *, is_last: bool, is_cut: bool = False) -> tuple[str, list[ToolCallPart]]:
+        """Add text; returns what is certain of it now. With the last comes everything that was held back.
+
+        `is_cut` says that the last is not the end that the model meant: a call that has no name yet is left out.
+        """
         self._held += text
+        self._is_cut = is_cut
         while self._step(is_last):
             pass
         words, self._words = self._words, ""
@@ -64,7 +69,7 @@ class ToolReader:
             case "arguments":
                 return self._read_arguments()
             case "tail":
-                return self._read_tail(is_last)
+                return self._read_tail()
 
     def _start(self, is_last: bool) -> bool:
         """A form without a mark: the answer is a call if it begins as one."""
@@ -86,7 +91,9 @@ class ToolReader:
                 self._words += before.rstrip("\n")
                 self._held, self._stage = after, "head"
                 return True
-        keep = 0 if is_last or not self._begin else _uncertain(self._held, self._begin)
+        # Words may end like the beginning of a mark; behind a call nothing but another one is likely to.
+        is_certain = is_last and not (self._is_cut and self._num_calls)
+        keep = 0 if is_certain or not self._begin else _uncertain(self._held, self._begin)
         at = len(self._held) - keep
         self._words += self._held[:at]
         self._held = self._held[at:]
@@ -100,6 +107,8 @@ class ToolReader:
             self._parts.append(ToolCallPart(self._num_calls, name=name))
             self._held, self._stage, self._object = self._held[head.end() :], "arguments", _ObjectEnd()
             return True
+        if is_last and self._is_cut:
+            return False
         if self._form.middle:
             is_hopeless = is_last or len(self._held) > _MAX_HEAD
             return self._give_up() if is_hopeless else False
@@ -142,12 +151,12 @@ class ToolReader:
             self._held = "}" + self._held
         return True
 
-    def _read_tail(self, is_last: bool) -> bool:
+    def _read_tail(self) -> bool:
         """What stands behind the arguments: the call's brace, the end mark or a separator."""
         rest = self._held.lstrip().removeprefix("}").lstrip()
         is_short = not rest or (len(rest) < len(self._end) and self._end.startswith(rest))
-        if is_short and not is_last:
-            return False
+        if is_short:
+            return False  # a mark that is cut off stays away
         if not self._end and rest[:1] in (",", ";"):
             self._held, self._stage = rest[1:], "head"
             return True
