@@ -149,6 +149,16 @@ class DeadlineError(ApiError):
     status = 504
 
 
+def every_reason() -> Iterator[tuple[str, int]]:
+    """Each reason there can be, with its status."""
+    kinds: list[type[ApiError]] = [ApiError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        yield kind("").reason, kind.status
+    for kind, code in ((InvalidRequestError, "context_length_exceeded"), (DeadlineError, "deadline_exceeded")):
+        yield code, kind.status
+
+
 @contextmanager
 def naming(fields: Mapping[str, str]) -> Iterator[None]:
     """Within the block, errors name the client's fields instead of the engine's: `{engine's: client's}`."""

@@ -11,17 +11,27 @@ import os
 from collections.abc import Iterator
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from proxy.errors import ApiError
+from proxy.errors import ApiError, every_reason
 from proxy.groups import Groups
 
 Operation = Literal["chat", "text_completion"]
 Outcome = Literal["finished", "refused", "failed", "cancelled"]
 
 UNKNOWN = "unknown"
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody reads
 
 # The conventions' own, begun later and gone on further where answers take longer.
 _REQUEST_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84)
@@ -56,6 +66,8 @@ class Meter:
             ("reason", "status"),
             registry=registry,
         )
+        for reason, status in every_reason():
+            self.errors.labels(reason, str(status))  # shown as 0, so that the first one is a growth
         self.open_requests = Gauge(
             "slipstream_proxy_open_requests",
             "Requests for answers that are being received or answered",
