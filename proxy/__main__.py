@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 
+from proxy import logs
 from proxy.api_keys import ApiKeys, KeyFileError
 from proxy.config import ConfigError, ProxyConfig
 
@@ -26,13 +27,7 @@ def main() -> int:
     except (ConfigError, KeyFileError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s",
-    )
-    # Sanic tells about every start and stop of a worker; its warnings and errors are enough.
-    logging.getLogger("sanic").setLevel(logging.WARNING)
+    logs.configure(config.log_format, config.log_level)
     for listener, api in zip(listeners, ("the OpenAI API", "the native API"), strict=False):
         logging.getLogger("proxy").info("%s listens on %s:%d", api, *listener.getsockname()[:2])
     if config.workers == 1:

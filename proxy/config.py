@@ -65,6 +65,15 @@ def _list(raw: str) -> tuple[str, ...]:
     return values
 
 
+def _one_of(*values: str) -> Callable[[str], str]:
+    def parse(raw: str) -> str:
+        if raw.strip() not in values:
+            raise ValueError(f"one of {', '.join(values)}")
+        return raw.strip()
+
+    return parse
+
+
 _port = _integer(1, 65535)
 
 
@@ -181,6 +190,18 @@ class ProxyConfig:
         "how long running answers may go on after SIGTERM",
         _seconds(zero=True),
         "30",
+    )
+    log_format: str = _setting(
+        "TAKEOFF_LOG_FORMAT",
+        "`text` for people or `json`, in the proxy's and the models' logs",
+        _one_of("text", "json"),
+        "text",
+    )
+    log_level: str = _setting(
+        "TAKEOFF_LOG_LEVEL",
+        "`debug`, `info`, `warning` or `error`: what stands in these logs; `info` has a line for each request",
+        _one_of("debug", "info", "warning", "error"),
+        "info",
     )
 
     @classmethod

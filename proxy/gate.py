@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Set
 
 from sanic import HTTPResponse, Request
@@ -12,6 +13,10 @@ from proxy.api_keys import ApiKeys
 from proxy.config import ProxyConfig
 from proxy.context import App, context
 from proxy.cors import Cors
+from proxy.logs import Line
+from proxy.meter import UNKNOWN
+
+_log = logging.getLogger("proxy.requests")
 
 # A load balancer asks these, and has no key.
 HEALTH = frozenset({"/health", "/health/ready"})
@@ -37,6 +42,7 @@ def install(app: App, config: ProxyConfig, open_paths: Set[str] = HEALTH) -> Non
 
     async def leave(request: Request, response: BaseHTTPResponse) -> None:
         context(request).meter.responded(request.method, request.uri_template or "", response.status)
+        _log_other(request, response)
         response.headers[request_id.HEADER] = request_id.request_id(request)
         response.headers.update(getattr(request.ctx, "rate_headers", {}))
         cors.mark(request, response)
@@ -44,3 +50,13 @@ def install(app: App, config: ProxyConfig, open_paths: Set[str] = HEALTH) -> Non
 
     app.register_middleware(enter, "request")
     app.register_middleware(leave, "response")
+
+
+def _log_other(request: Request, response: BaseHTTPResponse) -> None:
+    """A line for a request that asks for no answer; those for answers have their record's."""
+    if hasattr(request.ctx, "record"):
+        return
+    level = logging.INFO if response.status >= 400 else logging.DEBUG
+    route = request.uri_template or UNKNOWN
+    line = Line("other request", request_id=request_id.request_id(request), route=route, status=response.status)
+    _log.log(level, line)

@@ -1,11 +1,12 @@
 """One request for an answer, from its head to its end: when, how much, how it ended. On the event loop.
 
-Handlers open it with `observed`; what becomes of it is counted by `Meter`.
+Handlers open it with `observed`; what becomes of it is counted by `Meter` and stands in one line of the log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -16,13 +17,17 @@ from sanic import Request
 from proxy.backend import Piece, Usage
 from proxy.context import context
 from proxy.errors import ApiError, InternalError
+from proxy.logs import Line
 from proxy.meter import UNKNOWN, Meter, Operation, Outcome
+from proxy.request_id import request_id
+
+_log = logging.getLogger("proxy.requests")
 
 
 @contextmanager
 def observed(request: Request, operation: Operation) -> Iterator[Record]:
     """Keep the record of `request` within the block, whatever ends it."""
-    record = Record(context(request).meter, operation)
+    record = Record(request, context(request).meter, operation)
     request.ctx.record = record
     try:
         yield record
@@ -44,7 +49,7 @@ def record_of(request: Request) -> Record:
 class Record:
     """What is known of one request so far."""
 
-    def __init__(self, meter: Meter, operation: Operation) -> None:
+    def __init__(self, request: Request, meter: Meter, operation: Operation) -> None:
         self.operation = operation
         self.model = ""
         self.is_stream = False
@@ -54,6 +59,7 @@ class Record:
         self.seconds = 0.0
         self.first_token_seconds: float | None = None
         self._meter = meter
+        self._request = request
         self._label = UNKNOWN
         self._started = perf_counter()
         self._last_response = 0.0
@@ -93,12 +99,34 @@ class Record:
         meter.duration.labels(self.operation, label, self._error_type).observe(self.seconds)
         if self.usage is not None:
             self._count_tokens(self.usage, label)
+        self._log()
 
     @property
     def _error_type(self) -> str:
         if self.error is not None:
             return self.error.reason
         return "cancelled" if self.outcome == "cancelled" else ""
+
+    def _log(self) -> None:
+        usage, first = self.usage, self.first_token_seconds
+        _log.info(
+            Line(
+                "request",
+                request_id=request_id(self._request),
+                operation=self.operation,
+                group=self.model[:100] or None,
+                owner=getattr(self._request.ctx, "owner", None),
+                stream=self.is_stream,
+                outcome=self.outcome,
+                error=None if self.error is None else self.error.reason,
+                status=200 if self.error is None else self.error.status,
+                prompt_tokens=usage and usage.prompt_tokens,
+                cached_tokens=usage and usage.cached_tokens,
+                generated_tokens=usage and usage.completion_tokens,
+                first_token_ms=None if first is None else round(1000 * first),
+                total_ms=round(1000 * self.seconds),
+            )
+        )
 
     def _begin_stream(self, seconds: float) -> None:
         label = self._meter.known(self.model)

@@ -27,9 +27,13 @@ class FakeRequest:
     inputs: list[pb_utils.Tensor] = field(default_factory=list)
     parameters_json: str = ""
     sender: FakeSender = field(default_factory=FakeSender)
+    id: str = ""
 
     def parameters(self) -> str:
         return self.parameters_json
+
+    def request_id(self) -> str:
+        return self.id
 
     def get_response_sender(self) -> FakeSender:
         return self.sender

@@ -33,6 +33,7 @@ def observed(engine: Engine) -> tuple[EngineMetrics, Responder]:
     """Metrics of an engine, whose numbers lie still until `stop` carries them over."""
     responder = Responder(engine, ByteTokenizer(), lambda token_id: bytes([token_id % 256]))
     metrics = EngineMetrics("primary", DESCRIPTION, engine, responder)
+    engine.observers.append(metrics)
     metrics.start()
     return metrics, responder
 

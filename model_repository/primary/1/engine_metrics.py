@@ -54,7 +54,6 @@ class EngineMetrics(Observer):
         self._totals: Counter[_Key] = Counter()
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="metrics", daemon=True)
-        engine.observer = self
 
     def start(self) -> None:
         """Show the model as loaded, and carry numbers over from now on."""

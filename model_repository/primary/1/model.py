@@ -23,7 +23,9 @@ from llm.config import EngineConfig
 from llm.errors import ConfigError, EngineError, GenerationError, InvalidRequestError, ModelLoadError
 from llm.grammar import Grammar
 from llm.model_loader import load_model
+from llm.observer import Timeline
 from llm.request import GenerationRequest, TokenConstraint
+from request_log import RequestLog, configure_logging
 from responder import Responder
 from triton_io import ModelInput, ResponseWriter, read_request
 
@@ -35,10 +37,10 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model named by the model configuration's parameters, or by the environment without them."""
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         parameters = json.loads(args["model_config"]).get("parameters", {})
         settings = {name: parameter["string_value"] for name, parameter in parameters.items()}
         try:
+            self._log_listener = configure_logging(os.environ)
             config = EngineConfig.from_environment(os.environ, overrides=settings)
             # The engine's thread, and the only one that ever touches torch: why, says `Engine`.
             self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
@@ -54,6 +56,8 @@ class TritonPythonModel:
         self._responder.start()
         self._metrics = EngineMetrics(args["model_name"], loaded.description, loaded.engine, self._responder)
         self._metrics.start()
+        self._request_log = RequestLog(args["model_name"])
+        self._engine.observers += [self._metrics, self._request_log]
         self._grammars = loaded.grammars
         self._dialect = loaded.dialect
         self._grammar_threads = GrammarThreads()
@@ -62,8 +66,8 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Hand the requests over and return at once; their answers go out on the responder thread."""
         for request in requests:
-            writer = ResponseWriter(request)
-            self._answer_failures(writer, partial(self._accept, request, writer))
+            writer, timeline = ResponseWriter(request), Timeline(request_id=request.request_id())
+            self._answer_failures(writer, timeline, partial(self._accept, request, writer, timeline))
 
     def finalize(self) -> None:
         """Fail what is left, tell its clients, end both threads."""
@@ -72,8 +76,9 @@ class TritonPythonModel:
         self._grammar_threads.stop()  # what still waits there is refused by the engine
         self._responder.stop()
         self._metrics.stop()
+        self._log_listener.stop()
 
-    def _accept(self, request: Any, writer: ResponseWriter) -> None:
+    def _accept(self, request: Any, writer: ResponseWriter, timeline: Timeline) -> None:
         model_input = read_request(request)
         match model_input.task:
             case "describe":
@@ -88,14 +93,16 @@ class TritonPythonModel:
                 self._engine.check_ids("input_ids", token_ids)
                 self._responder.reply(text_event(self._decoder.decode(list(token_ids)), token_ids), writer)
             case "generate":
-                self._generate(self._grammar(model_input), model_input, writer)
+                self._generate(self._grammar(model_input), model_input, writer, timeline)
 
-    def _generate(self, grammar: Grammar | None, model_input: ModelInput, writer: ResponseWriter) -> None:
-        submit = partial(self._submit, grammar, model_input, writer)
+    def _generate(
+        self, grammar: Grammar | None, model_input: ModelInput, writer: ResponseWriter, timeline: Timeline
+    ) -> None:
+        submit = partial(self._submit, grammar, model_input, writer, timeline)
         if grammar is None or self._grammars.is_known(grammar):
             submit()
         else:
-            self._grammar_threads.submit(partial(self._answer_failures, writer, submit))
+            self._grammar_threads.submit(partial(self._answer_failures, writer, timeline, submit))
 
     def _grammar(self, model_input: ModelInput) -> Grammar | None:
         grammar = model_input.grammar
@@ -105,7 +112,9 @@ class TritonPythonModel:
             raise InvalidRequestError("tools can be combined with grammars of JSON only.", param="grammar")
         return self._dialect.grammar(model_input.tools, model_input.tool_choice, grammar)
 
-    def _submit(self, grammar: Grammar | None, model_input: ModelInput, writer: ResponseWriter) -> None:
+    def _submit(
+        self, grammar: Grammar | None, model_input: ModelInput, writer: ResponseWriter, timeline: Timeline
+    ) -> None:
         sampling, dialect = model_input.sampling, self._dialect
         prompt = self._prompt(model_input)
         self._engine.check(GenerationRequest(prompt, sampling))  # before anything is made for each of its choices
@@ -125,19 +134,21 @@ class TritonPythonModel:
             is_stream=model_input.is_stream,
             decoder=decoder,
             outputs=outputs,
+            timeline=timeline,
         )
 
-    def _answer_failures(self, writer: ResponseWriter, work: Callable[[], None]) -> None:
+    def _answer_failures(self, writer: ResponseWriter, timeline: Timeline, work: Callable[[], None]) -> None:
         try:
             work()
         except GenerationError as error:
-            self._refuse(error, writer)
+            self._refuse(error, writer, timeline)
         except Exception:
             log.exception("a request could not be read")
-            self._refuse(EngineError("The request could not be read."), writer)
+            self._refuse(EngineError("The request could not be read."), writer, timeline)
 
-    def _refuse(self, error: GenerationError, writer: ResponseWriter) -> None:
+    def _refuse(self, error: GenerationError, writer: ResponseWriter, timeline: Timeline) -> None:
         self._metrics.refused(error)
+        self._request_log.refused(timeline, error)
         self._responder.reply(error_event(error), writer)
 
     def _prompt(self, model_input: ModelInput) -> tuple[int, ...]:

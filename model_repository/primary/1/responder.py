@@ -17,6 +17,7 @@ from event import Event, error_event, merge
 from llm.chat_output import Output
 from llm.engine import Engine
 from llm.errors import EngineError, GenerationError
+from llm.observer import Timeline
 from llm.request import GenerationRequest, Submission
 from llm.text_stream import Decoder
 
@@ -60,6 +61,7 @@ class Responder:
         is_stream: bool,
         decoder: Decoder | None = None,
         outputs: Sequence[Output] = (),
+        timeline: Timeline | None = None,
     ) -> None:
         """Have the engine answer a request through `writer`. Returns at once, on any thread.
 
@@ -69,13 +71,14 @@ class Responder:
             is_stream: send text as it comes, instead of all at the end.
             decoder: stands in for the model's own.
             outputs: what takes the text of each choice apart; empty: nothing does.
+            timeline: begun when the request arrived; by default now.
 
         Raises:
             GenerationError: the engine refuses it; nothing has been sent.
         """
         self._engine.check(request)  # before anything is made for each of its choices
         channel = Channel(writer, is_stream=is_stream, notify=self._ready.put)
-        submission = Submission(request, channel)
+        submission = Submission(request, channel, timeline or Timeline())
         channel.submission = submission
         channel.answer = Answer(
             request,

@@ -102,7 +102,7 @@ class Engine:
         max_queue_size: requests that may wait for a place in the batch.
 
     Attributes:
-        observer: told what happens; to be set before `run`.
+        observers: told what happens; to be filled before `run`.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Engine:
     ) -> None:
         self.scheduler = scheduler
         self.limits = limits
-        self.observer = Observer()
+        self.observers: list[Observer] = []
         self._runner = runner
         self._sampler = sampler
         self._max_queue_size = max_queue_size
@@ -248,7 +248,9 @@ class Engine:
         self._deliver(sampled, draws)
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         is_decode = num_tokens == len(chunks) == len(sampled)
-        self.observer.pass_ended(Pass(monotonic() - started, len(chunks), num_tokens, len(sampled), is_decode))
+        ended = Pass(monotonic() - started, len(chunks), num_tokens, len(sampled), is_decode)
+        for observer in self.observers:
+            observer.pass_ended(ended)
 
     def _wait_for_work(self) -> bool:
         with self._wake:
@@ -339,7 +341,8 @@ class Engine:
         timeline.num_generated += 1
         if timeline.first_token is None:
             timeline.first_token = monotonic()
-            self.observer.first_token(timeline)
+            for observer in self.observers:
+                observer.first_token(timeline)
 
     def _remove_choice(self, submission: Submission, index: int, reason: FinishReason) -> None:
         self.scheduler.remove(lambda sequence: sequence.submission is submission and sequence.index == index)
@@ -355,7 +358,8 @@ class Engine:
         del self._open[submission]
         submission.timeline.ended = monotonic()
         submission.timeline.outcome = outcome
-        self.observer.request_ended(submission.timeline)
+        for observer in self.observers:
+            observer.request_ended(submission.timeline)
         if submission.request.sampling.timeout is not None:
             with self._wake:
                 del self._deadlines[submission]

@@ -12,6 +12,7 @@ class Timeline:
     """When a request passed each station, in seconds of the monotonic clock, and what it took. Engine thread.
 
     Attributes:
+        request_id: the caller's name for it; nothing to the engine.
         scheduled: when it first had a place in the batch.
         first_token: when its first token was drawn.
         ended: when its last choice had ended, whatever the reason.
@@ -21,6 +22,7 @@ class Timeline:
     """
 
     arrived: float = field(default_factory=monotonic)
+    request_id: str = ""
     scheduled: float | None = None
     first_token: float | None = None
     ended: float | None = None
