@@ -109,6 +109,13 @@ class ModelDescription(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()
 
 
+class Pulse(msgspec.Struct, frozen=True):
+    """A group's sign of life: whether it takes requests, and how long its forward pass lasts (0 between passes)."""
+
+    is_serving: bool
+    pass_seconds: float
+
+
 class ModelState(msgspec.Struct, frozen=True):
     """One line of Triton's repository index. `state` is Triton's own word; `""` is never loaded."""
 
@@ -138,6 +145,19 @@ class Backend(Protocol):
 
     async def describe(self, group: str) -> ModelDescription:
         """Ask a group for its description."""
+        ...
+
+    async def pulse(self, group: str) -> Pulse:
+        """Ask a group for a sign of life.
+
+        Raises:
+            ProcessDeadError: its process has died, for certain.
+            DeadlineError: it has not answered in time, which a busy one may.
+        """
+        ...
+
+    def abandon(self, group: str, message: str) -> None:
+        """Fail every request that the group has not answered yet, with an `UnavailableError` that says `message`."""
         ...
 
     async def index(self) -> list[ModelState]:

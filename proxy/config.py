@@ -185,6 +185,13 @@ class ProxyConfig:
         _seconds(zero=True),
         "0",
     )
+    pass_timeout: float = _setting(
+        "TAKEOFF_PASS_TIMEOUT_SECONDS",
+        "time after which a forward pass, or a model's process that answers nothing, counts as hung; "
+        "the process is then replaced",
+        _seconds(zero=False),
+        "300",
+    )
     shutdown_timeout: float = _setting(
         "TAKEOFF_SHUTDOWN_TIMEOUT_SECONDS",
         "how long running answers may go on after SIGTERM",

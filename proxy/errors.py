@@ -143,6 +143,14 @@ class UnavailableError(ApiError):
     default_retry_after = 2
 
 
+class ProcessDeadError(UnavailableError):
+    """The group's process has died. Triton knows it for certain, and says so only to requests."""
+
+
+class NeverSeenError(UnavailableError):
+    """The request has reached no model, so that it is safe to send it again."""
+
+
 class DeadlineError(ApiError):
     """The answer took longer than the deadline allows."""
 

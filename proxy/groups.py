@@ -14,6 +14,7 @@ from dataclasses import replace
 from proxy.backend import Backend, ModelDescription, ModelState
 from proxy.errors import ApiError, ModelNotFoundError, UnavailableError
 from proxy.group import Group, GroupState, Replica, group_of, grouped
+from proxy.pulses import Pulses
 
 _log = logging.getLogger(__name__)
 
@@ -24,8 +25,9 @@ _STATES: dict[str, GroupState] = {"READY": "ready", "LOADING": "loading"}
 class Groups:
     """Maps names to groups, no older than `interval` seconds while `run` is running."""
 
-    def __init__(self, backend: Backend, interval: float = 1.0) -> None:
+    def __init__(self, backend: Backend, interval: float = 1.0, pulses: Pulses | None = None) -> None:
         self._backend = backend
+        self._pulses = pulses or Pulses(backend)
         self._interval = interval
         self._groups: dict[str, Group] = {}
         self._failure: ApiError | None = None
@@ -51,6 +53,7 @@ class Groups:
             if self._refreshing is not None:
                 self._refreshing.cancel()
                 await asyncio.wait([self._refreshing])
+            await self._pulses.close()
 
     async def refresh(self) -> None:
         """Ask Triton again, or join a refresh that is under way: there is never more than one."""
@@ -116,7 +119,9 @@ class Groups:
         if self._failure is not None:
             _log.info("Triton answers again")
         self._failure = None
-        self._take(grouped(await asyncio.gather(*(self._look(model) for model in _by_name(index)))))
+        models = _by_name(index)
+        self._pulses.follow(models)
+        self._take(grouped(await asyncio.gather(*(self._look(model) for model in models))))
 
     def _take(self, groups: list[Group]) -> None:
         for group in groups:
@@ -142,6 +147,8 @@ class Groups:
         state = _STATES.get(model.state, "unavailable")
         if state != "ready":
             return Replica(model.name, state, model.reason or "" if model.state else "not loaded")
+        if (illness := self._pulses.illness(model.name)) is not None:
+            return Replica(model.name, "unavailable", illness)
         if (known := self._known(model.name)) is not None:
             return known
         try:

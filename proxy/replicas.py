@@ -13,7 +13,7 @@ from zlib import crc32
 
 import msgspec
 
-from proxy.backend import Backend, GenerateRequest, ModelDescription, ModelState, Piece, Prompt, Tokens
+from proxy.backend import Backend, GenerateRequest, ModelDescription, ModelState, Piece, Prompt, Pulse, Tokens
 from proxy.errors import OverloadedError, UnavailableError
 from proxy.groups import Groups
 
@@ -59,6 +59,15 @@ class Replicas:
     async def describe(self, group: str) -> ModelDescription:
         """See `Backend.describe`."""
         return await self._backend.describe(self._choose(group, Prompt()))
+
+    async def pulse(self, group: str) -> Pulse:
+        """See `Backend.pulse`."""
+        return await self._backend.pulse(self._choose(group, Prompt()))
+
+    def abandon(self, group: str, message: str) -> None:
+        """See `Backend.abandon`; of a group all replicas."""
+        for replica in self._groups.replicas(group):
+            self._backend.abandon(replica, message)
 
     async def index(self) -> list[ModelState]:
         """See `Backend.index`."""

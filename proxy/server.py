@@ -19,6 +19,7 @@ from proxy.meter import Meter
 from proxy.metrics import metrics
 from proxy.models import models
 from proxy.openapi import describing
+from proxy.pulses import Pulses
 from proxy.replicas import Replicas
 from proxy.request_body import drained_bytes
 from proxy.routes import OPENAI
@@ -66,7 +67,7 @@ def _manage_context(app: App, config: ProxyConfig, backend: Backend | None) -> N
     @app.before_server_start
     async def begin(app: App) -> None:
         speaker = backend if backend is not None else TritonBackend(config.triton_url)
-        groups = Groups(speaker)
+        groups = Groups(speaker, pulses=Pulses(speaker, config.pass_timeout))
         replicas = Replicas(speaker, groups)
         app.ctx.context = Context(config, replicas, groups, admission, app.ctx.shutdown, Meter(groups))
         app.ctx.refreshing = asyncio.create_task(groups.run())

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc  # type: ignore[import-untyped]
@@ -26,12 +28,13 @@ from proxy.backend import (
     ModelState,
     Piece,
     Prompt,
+    Pulse,
     TokenLogprob,
     Tokens,
     ToolCallPart,
     Usage,
 )
-from proxy.errors import ApiError, InternalError, UnavailableError, from_kind
+from proxy.errors import ApiError, InternalError, NeverSeenError, UnavailableError, from_kind
 from proxy.triton_errors import translate
 
 # The contract's tensors: inputs with their datatype, of shape [1] but for the ids; outputs are STRING, shape [k].
@@ -49,6 +52,10 @@ OUTPUTS = ("text_output", "event")
 _INDEX_SECONDS = 5.0
 _ASK_SECONDS = 10.0
 _END_SECONDS = 5.0
+# Triton takes a second to find that a model's process is dead.
+_PULSE_SECONDS = 5.0
+# Before a request that no model has seen is sent once more.
+_RETRY_SECONDS = 0.3
 
 _CHANNEL_ARGUMENTS = [
     # gRPC's default of 4 MB refuses long conversations; Triton's own limit is this one.
@@ -83,6 +90,15 @@ class _WireEvent(msgspec.Struct):
     error: _WireError | None = None
     model: ModelDescription | None = None
     tokens: Tokens | None = None
+    pulse: Pulse | None = None
+
+
+@dataclass(eq=False)
+class _Call:
+    """A call that has not ended, and what it is to fail with when it is cancelled by us."""
+
+    call: Any
+    failure: UnavailableError | None = None
 
 
 _event_decoder = msgspec.json.Decoder(_WireEvent)
@@ -94,6 +110,7 @@ class TritonBackend:
     def __init__(self, url: str) -> None:
         self._url = url
         self._client = InferenceServerClient(url, channel_args=_CHANNEL_ARGUMENTS)
+        self._calls: defaultdict[str, set[_Call]] = defaultdict(set)
 
     async def generate(self, group: str, request: GenerateRequest) -> AsyncGenerator[Sequence[Piece], None]:
         """See `Backend.generate`."""
@@ -102,7 +119,7 @@ class TritonBackend:
             _tensor("stream", request.stream),
             _tensor("sampling_parameters", msgspec.json.encode(request.sampling_parameters)),
         ]
-        responses = self._infer(group, inputs, request.request_id)
+        responses = self._infer_again(group, inputs, request.request_id)
         finished = False
         try:
             async for texts, events in responses:
@@ -144,6 +161,19 @@ class TritonBackend:
             raise UnavailableError(f"The group {group!r} did not describe itself.")
         return event.model
 
+    async def pulse(self, group: str) -> Pulse:
+        """See `Backend.pulse`."""
+        _, event = await self._ask(group, [_tensor("task", b"pulse")], _PULSE_SECONDS)
+        if event.pulse is None:
+            raise InternalError("The model's answer could not be read.")
+        return event.pulse
+
+    def abandon(self, group: str, message: str) -> None:
+        """See `Backend.abandon`."""
+        for call in list(self._calls[group]):
+            call.failure = UnavailableError(message)
+            call.call.cancel()
+
     async def index(self) -> list[ModelState]:
         """See `Backend.index`."""
         try:
@@ -156,9 +186,11 @@ class TritonBackend:
         """See `Backend.close`."""
         await self._client.close()
 
-    async def _ask(self, group: str, inputs: list[InferInput]) -> tuple[str, _WireEvent]:
+    async def _ask(
+        self, group: str, inputs: list[InferInput], deadline: float = _ASK_SECONDS
+    ) -> tuple[str, _WireEvent]:
         """Run a request whose answer is one event."""
-        responses = self._infer(group, inputs, deadline=_ASK_SECONDS)
+        responses = self._infer(group, inputs, deadline=deadline)
         try:
             async for texts, events in responses:
                 if (error := events[0].error) is not None:
@@ -169,6 +201,23 @@ class TritonBackend:
             await responses.aclose()
         raise UnavailableError(f"The group {group!r} did not answer.")
 
+    async def _infer_again(
+        self, group: str, inputs: list[InferInput], request_id: str
+    ) -> AsyncGenerator[tuple[list[str], list[_WireEvent]], None]:
+        """Run a request; once more if no model has seen it, as while Triton starts or a model is swapped."""
+        for is_last_attempt in (False, True):
+            is_seen = False
+            try:
+                async with aclosing(self._infer(group, inputs, request_id)) as responses:
+                    async for response in responses:
+                        is_seen = True
+                        yield response
+                return
+            except NeverSeenError:
+                if is_seen or is_last_attempt:
+                    raise
+                await asyncio.sleep(_RETRY_SECONDS)
+
     async def _infer(
         self, group: str, inputs: list[InferInput], request_id: str = "", deadline: float | None = None
     ) -> AsyncGenerator[tuple[list[str], list[_WireEvent]], None]:
@@ -178,6 +227,8 @@ class TritonBackend:
             yield {"model_name": group, "inputs": inputs, "request_id": request_id}
 
         call = self._client.stream_infer(requests(), stream_timeout=deadline)
+        record = _Call(call)
+        self._calls[group].add(record)
         try:
             async for result, error in call:
                 if error is not None:
@@ -195,10 +246,12 @@ class TritonBackend:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise UnavailableError("The inference server dropped the request. Please try again.") from None
+            dropped = UnavailableError("The inference server dropped the request. Please try again.")
+            raise record.failure or dropped from None
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, struct.error) as error:
             raise InternalError("The model's answer could not be read.") from error
         finally:
+            self._calls[group].discard(record)
             call.cancel()  # does nothing to a call that has ended
 
     def _fail(self, error: Exception) -> NoReturn:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from tritonclient.utils import InferenceServerException
 
-from proxy.errors import ApiError, DeadlineError, InternalError, UnavailableError
+from proxy.errors import (
+    ApiError,
+    DeadlineError,
+    InternalError,
+    NeverSeenError,
+    ProcessDeadError,
+    UnavailableError,
+)
 
 
 def translate(error: Exception, url: str) -> ApiError:
@@ -15,11 +22,13 @@ def translate(error: Exception, url: str) -> ApiError:
         status, message = str(getattr(error, "code", str)()), str(getattr(error, "details", str)())
     match status.removeprefix("StatusCode."):
         case "UNAVAILABLE":
+            if "refused" in message:
+                return NeverSeenError(f"The inference server at {url} cannot be reached. Please try again.")
             if "onnect" in message or "resolution" in message or "ocket" in message:
                 return UnavailableError(f"The inference server at {url} cannot be reached. Please try again.")
             return UnavailableError("The inference server is not available. Please try again.")
         case "NOT_FOUND":
-            return UnavailableError("The group is not loaded. Please try again.")
+            return NeverSeenError("The group is not loaded. Please try again.")
         case "DEADLINE_EXCEEDED":
             return DeadlineError("The inference server did not answer in time.")
         case "CANCELLED":
@@ -30,18 +39,19 @@ def translate(error: Exception, url: str) -> ApiError:
             return _translate_text(message)
 
 
-# What Triton says, without a status, about a model that is away: unloaded, loading, or its process killed.
+# What Triton says, without a status, about a model that is away: unloaded or loading. It has not seen the request.
 _AWAY = (
     "unknown model",
     "is not found",
     "is not ready",
     "is not at ready state",
-    "is not healthy",
     "no available",
 )
 
 
 def _translate_text(message: str) -> ApiError:
+    if "is not healthy" in message:
+        return ProcessDeadError("The group's process has died and is replaced. Please try again.")
     if any(words in message for words in _AWAY):
-        return UnavailableError("The group is not loaded or its process has died. Please try again.")
+        return NeverSeenError("The group is not loaded. Please try again.")
     return InternalError("The inference server failed.")

@@ -88,6 +88,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                 if inputs.get("task") == "describe":
                     yield response(("", {"model": self.description}), final=True)
                     continue
+                if inputs.get("task") == "pulse":
+                    yield response(("", {"pulse": {"is_serving": True, "pass_seconds": 0.0}}), final=True)
+                    continue
                 self.requests.append(inputs)
                 async for message in self.script(inputs, context):
                     yield message

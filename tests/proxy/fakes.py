@@ -5,7 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from proxy.backend import FinishReason, GenerateRequest, ModelDescription, ModelState, Piece, Prompt, Tokens, Usage
+from proxy.backend import (
+    FinishReason,
+    GenerateRequest,
+    ModelDescription,
+    ModelState,
+    Piece,
+    Prompt,
+    Pulse,
+    Tokens,
+    Usage,
+)
 from proxy.errors import ApiError, InvalidRequestError
 
 Script = Callable[[GenerateRequest], AsyncGenerator[Sequence[Piece], None]]
@@ -83,6 +93,8 @@ class FakeBackend:
         self.opened = asyncio.Event()
         self.closed = asyncio.Event()
         self.is_closed = False
+        self.beats: dict[str, Pulse | ApiError] = {}
+        self.abandoned: list[str] = []
 
     @property
     def last(self) -> GenerateRequest:
@@ -113,6 +125,15 @@ class FakeBackend:
         if self.failure is not None:
             raise self.failure
         return self.description
+
+    async def pulse(self, group: str) -> Pulse:
+        beat = self.beats.get(group, Pulse(is_serving=True, pass_seconds=0.0))
+        if isinstance(beat, ApiError):
+            raise beat
+        return beat
+
+    def abandon(self, group: str, message: str) -> None:
+        self.abandoned.append(group)
 
     async def index(self) -> list[ModelState]:
         self.num_index_calls += 1
