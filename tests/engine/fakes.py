@@ -127,7 +127,7 @@ def counting_engine(
     """An engine on a model that counts, to be stepped by hand or started."""
     pool = BlockPool(num_blocks, block_size)
     runner = RecordingRunner(pool)
-    scheduler = Scheduler(pool, max_batch_size=max_batch_size, max_batch_tokens=max_batch_tokens)
+    scheduler = Scheduler(pool, max_batch_size=max_batch_size, max_batch_tokens=max_batch_tokens, max_pass_seconds=60)
     limits = ModelLimits(
         max_model_len=max_model_len, vocabulary_size=10**6, end_token_ids=frozenset({END}), defaults=SamplingParams()
     )

@@ -42,6 +42,11 @@ class EngineConfig:
     )
     max_batch_size: int = _setting("sequences that share a forward pass", 64)
     max_batch_tokens: int = _setting("tokens in one forward pass; longer prompts are computed in chunks", 512)
+    max_pass_ms: int = _setting(
+        "how long a forward pass may take that holds up running streams, in milliseconds: prompts beside them are "
+        "computed in chunks of about that time",
+        200,
+    )
     max_queue_size: int = _setting("requests that may wait for a place in the batch; more are refused", 1024)
     page_cache_size: str = _setting(
         "memory for the KV cache: `4GiB`, `500MB`, or a share of the free memory such as `25%`; "
@@ -154,6 +159,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "max_sequence_length": _integer(2),
     "max_batch_size": _integer(1),
     "max_batch_tokens": _integer(1),
+    "max_pass_ms": _integer(1),
     "max_queue_size": _integer(1),
 }
 

@@ -244,7 +244,7 @@ class Engine:
         sampled = [chunk.sequence for chunk in chunks if chunk.is_last]
         logits = self._runner.forward(chunks)
         draws = self._sampler.sample(logits, sampled) if sampled else []
-        self.scheduler.complete(chunks)
+        self.scheduler.complete(chunks, monotonic() - started)
         self._deliver(sampled, draws)
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         is_decode = num_tokens == len(chunks) == len(sampled)

@@ -120,6 +120,7 @@ def load_model(config: EngineConfig, gpu: int = 0) -> LoadedModel:
         BlockPool(num_blocks, BLOCK_SIZE),
         max_batch_size=config.max_batch_size,
         max_batch_tokens=config.max_batch_tokens,
+        max_pass_seconds=config.max_pass_ms / 1000,
     )
     limits = ModelLimits(
         max_model_len=max_model_len,

@@ -1,11 +1,13 @@
 """Who computes what in the next forward pass. Imports no torch; runs on the engine thread."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from time import monotonic
 
 from llm.block_pool import BlockPool, block_names
+from llm.chunk_pacer import ChunkPacer
 from llm.sequence import Sequence
 
 
@@ -39,9 +41,10 @@ class Scheduler:
         pool: the cache's blocks.
         max_batch_size: sequences that run at once.
         max_batch_tokens: tokens in one pass.
+        max_pass_seconds: how long a pass may take that holds up running streams.
     """
 
-    def __init__(self, pool: BlockPool, *, max_batch_size: int, max_batch_tokens: int) -> None:
+    def __init__(self, pool: BlockPool, *, max_batch_size: int, max_batch_tokens: int, max_pass_seconds: float) -> None:
         self.pool = pool
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -50,7 +53,7 @@ class Scheduler:
         self.num_hit_tokens = 0
         self._max_batch_size = max_batch_size
         self._max_batch_tokens = max_batch_tokens
-        self._max_chunk_beside_streams = max(1, max_batch_tokens // 4)
+        self._pacer = ChunkPacer(max_seconds=max_pass_seconds, max_tokens=max_batch_tokens)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind all others."""
@@ -68,14 +71,10 @@ class Scheduler:
         """The next pass, with blocks allocated for each of its tokens. Empty when there is nothing to do."""
         self._admit()
         chunks: dict[Sequence, Chunk] = {}
-        budget = self._max_batch_tokens
         order = self._order()
-        is_anyone_streaming = bool(order) and order[0].num_uncomputed == 1
+        budget = self._budget(order)
         for place, sequence in enumerate(order, start=1):
             num_tokens = min(sequence.num_uncomputed, budget)
-            if is_anyone_streaming:
-                # A long prompt's chunk is the gap in everybody's stream; small chunks cost it hardly any speed.
-                num_tokens = min(num_tokens, self._max_chunk_beside_streams)
             if num_tokens > 1 and place < len(order):
                 # Half at the most, as long as others come after: prompts of any length make progress in every pass.
                 num_tokens = min(num_tokens, max(1, budget // 2))
@@ -100,8 +99,16 @@ class Scheduler:
         prefilling = [sequence for sequence in self.running if sequence.num_uncomputed > 1]
         return decoding + prefilling[:1] + sorted(prefilling[1:], key=lambda sequence: sequence.num_uncomputed)
 
-    def complete(self, chunks: Iterable[Chunk]) -> None:
-        """Take note that a pass has computed `chunks`: what they filled can be reused from now on."""
+    def _budget(self, order: list[Sequence]) -> int:
+        """Tokens of the next pass: as many as may be, or what keeps the gap in running streams short."""
+        num_streams = sum(sequence.num_uncomputed == 1 for sequence in order)
+        if num_streams == 0:
+            return self._max_batch_tokens
+        return min(self._max_batch_tokens, num_streams + self._pacer.num_tokens)
+
+    def complete(self, chunks: Rows[Chunk], seconds: float) -> None:
+        """Take note that a pass of `seconds` has computed `chunks`: what they filled can be reused from now on."""
+        self._pacer.observe(sum(chunk.num_tokens for chunk in chunks if chunk.num_tokens > 1), seconds)
         for chunk in chunks:
             sequence = chunk.sequence
             num_full, num_named = chunk.end // self.pool.block_size, sequence.num_computed // self.pool.block_size
