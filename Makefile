@@ -1,5 +1,5 @@
 # What people and CI call. Every target installs what it needs into .venv first, which costs nothing when it is there.
-.PHONY: install clients check test bench
+.PHONY: install clients check test bench bench-path
 
 TYPED := proxy keeper setup benchmarks model_repository model_repository/primary/1
 
@@ -22,3 +22,7 @@ test: install clients
 # The service must not run meanwhile: it would share the cores with the benchmark's own.
 bench: install
 	.venv/bin/python benchmarks/bench_serving.py $(ARGS)
+
+# The serving path alone, with an engine that computes nothing.
+bench-path: install
+	.venv/bin/python benchmarks/bench_serving_path.py $(ARGS)
