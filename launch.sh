@@ -10,7 +10,8 @@
 # Beside Triton runs the keeper, which replaces the process of a model that died or hangs.
 #
 # Settings are TAKEOFF_* environment variables, listed in README.md. Without TAKEOFF_MODEL_NAME a small default
-# model is served. Logs and the rendered model repository lie in .slipstream (TAKEOFF_RUN_DIR).
+# model is served. Logs and the rendered model repository lie in .slipstream (TAKEOFF_RUN_DIR); a log that grows too
+# long, or is the last launch's, is kept once more as LOG.1. Errors are shown as they are logged.
 # Ctrl-C or SIGTERM stops in order: running answers finish, then the proxy ends, then Triton. A second one stops
 # at once.
 set -euo pipefail
@@ -26,12 +27,13 @@ triton_host=${TAKEOFF_TRITON_HOST:-127.0.0.1}
 http_port=${TAKEOFF_TRITON_HTTP_PORT:-8000}
 grpc_port=${TAKEOFF_TRITON_GRPC_PORT:-8001}
 metrics_port=${TAKEOFF_TRITON_METRICS_PORT:-8002}
+log_limit=${TAKEOFF_LOG_MAX_BYTES:-67108864}
 default_model=${TAKEOFF_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/slipstream}/models/SmolLM2-135M-Instruct
 
 groups=()   # the consumer groups to serve
 step_pid=   # what runs to its end right now: installation, rendering, waiting
 timer_pid=
-log_pid=    # what copies a log to standard output
+log_pid=    # what copies logs, or the errors in them, to our own output
 triton_pid=
 proxy_pid=
 keeper_pid=
@@ -44,6 +46,7 @@ main() {
         -h | --help | help) usage && exit ;;
         *) usage >&2 && exit 2 ;;
     esac
+    [[ $log_limit =~ ^[1-9][0-9]*$ ]] || fail "TAKEOFF_LOG_MAX_BYTES='$log_limit' cannot be used: give a number of bytes"
     trap 'stop_in_order 130' INT
     trap 'stop_in_order 143' TERM
     trap 'stop_in_order 129' HUP
@@ -229,20 +232,22 @@ start_triton() {
         --backend-config="python,shm-region-prefix-name=slipstream-$$-"
     )
     for group in "${groups[@]}"; do command+=(--load-model="$group"); done
+    begin_log triton.log
     # the Python backend runs the first Python on PATH
-    PATH=$root/.venv/bin:$PATH start "${command[@]}" >"$run_dir/triton.log" 2>&1
+    PATH=$root/.venv/bin:$PATH start "${command[@]}" >>"$run_dir/triton.log" 2>&1
     triton_pid=$child
 }
 
 start_proxy() {
+    begin_log proxy.log
     # -P: a folder `proxy` in the caller's working directory is not ours
-    PYTHONPATH=$root start "$python" -P -m proxy >"$run_dir/proxy.log" 2>&1
+    PYTHONPATH=$root start "$python" -P -m proxy >>"$run_dir/proxy.log" 2>&1
     proxy_pid=$child
 }
 
 # Looks after the models beside Triton.
 start_keeper() {
-    [[ -n $is_ready ]] || : >"$run_dir/keeper.log"
+    [[ -n $is_ready ]] || begin_log keeper.log
     TAKEOFF_RUN_DIR=$run_dir TAKEOFF_TRITON_URL=$(reachable "$triton_host"):$grpc_port PYTHONPATH=$root \
         start "$python" -P -m keeper >>"$run_dir/keeper.log" 2>&1
     keeper_pid=$child
@@ -254,6 +259,19 @@ watch_keeper() {
     [[ -n $is_ready ]] || fail_with_log "The keeper" "$keeper_pid" keeper.log
     say "launch.sh: the keeper ended and is started again; see $run_dir/keeper.log"
     start_keeper
+}
+
+begin_log() {
+    [[ ! -s $run_dir/$1 ]] || mv --force "$run_dir/$1" "$run_dir/$1.1"
+    : >"$run_dir/$1"
+}
+
+# What writes a log holds it open, so it is copied and emptied; a line that comes in between is lost.
+bound_logs() {
+    local log
+    find "$run_dir" -maxdepth 1 -name '*.log' -size +"${log_limit}c" | while read -r log; do
+        cp "$log" "$log.1" && : >"$log"
+    done
 }
 
 # A server alone is most often in a container, whose log is its standard output.
@@ -276,7 +294,16 @@ await_ready() {
         ${triton_pid:+triton} ${proxy_pid:+proxy}
 }
 
+# The errors of all logs, in the forms of Python, of Python's JSON and of Triton.
+show_errors() {
+    start bash -c 'tail --quiet --lines=0 --follow=name "$@" 2>/dev/null |
+        grep --line-buffered --extended-regexp " (ERROR|CRITICAL) |\"level\": \"(ERROR|CRITICAL)\"|^E[0-9]{4} " >&2' \
+        errors "$run_dir"/{triton,keeper,proxy}.log
+    log_pid=$child
+}
+
 supervise() {
+    [[ -n $log_pid ]] || show_errors
     while true; do watch_servers; done
 }
 
@@ -291,6 +318,7 @@ watch_servers() {
     [[ -z $triton_pid ]] || is_alive "$triton_pid" || fail_with_log Triton "$triton_pid" triton.log
     [[ -z $proxy_pid ]] || is_alive "$proxy_pid" || fail_with_log "The proxy" "$proxy_pid" proxy.log
     watch_keeper
+    bound_logs
 }
 
 # --- words -------------------------------------------------------------------------------------------------------

@@ -35,6 +35,14 @@ def test_an_interrupt_stops_everything_in_order_and_is_a_success(ready: Launched
     with urllib.request.urlopen(f"{base}/v2/models/primary/generate", data=body, timeout=60) as answer:
         assert b"text_output" in answer.read()
 
+    for name, error in (
+        ("proxy", "12:00:00 ERROR proxy: a text"),
+        ("triton", '{"level": "ERROR", "message": "a key"}'),
+    ):
+        with (ready.run_dir / f"{name}.log").open("a") as log:
+            log.write(error + "\n")
+        ready.wait_until_it_says(error)
+
     os.kill(ready.process.pid, signal.SIGINT)
     assert ready.exit_code() == 0, ready.output
     assert ready.processes() == []
