@@ -69,15 +69,16 @@ async def _stream(request: Request, ctx: Context, answer: Answer, pieces: Pieces
     that word takes longer than the keep-alive interval, the stream begins with a comment instead: from then
     on a refusal can only be an error event, but nobody in between takes the connection for dead.
     """
-    note = record_of(request).note
+    record = record_of(request)
     async with sse.EventStream(request, ctx.config.sse_keep_alive) as stream:
         try:
             async with asyncio.timeout(ctx.config.response_timeout or None):
                 async for some in pieces:
-                    note(some)
+                    record.note(some)
                     data = wire.encode(answer.chunks(some))
                     if some[-1].usage is not None:
                         await stream.write(data + wire.done, end=True)
+                        record.is_answered = True
                     elif data:
                         await stream.write(data)
         except Exception as error:

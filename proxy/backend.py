@@ -28,13 +28,15 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 class GenerateRequest(msgspec.Struct, frozen=True):
     """One request to an engine.
 
-    `sampling_parameters` holds only what the client has set; the model's defaults fill the rest.
+    `sampling_parameters` holds only what the client has set; the model's defaults fill the rest. `trace` is the W3C
+    context of the caller's span, in header names; empty: there is none.
     """
 
     prompt: Prompt
     sampling_parameters: dict[str, Any]
     stream: bool
     request_id: str = ""
+    trace: dict[str, str] = {}
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from proxy.config import ProxyConfig
 from proxy.groups import Groups
 from proxy.meter import Meter
 from proxy.shutdown import Shutdown
+from proxy.tracing import Tracing
 
 App: TypeAlias = Sanic[Any, Any]
 
@@ -27,6 +28,7 @@ class Context:
     admission: Admission
     shutdown: Shutdown
     meter: Meter
+    tracing: Tracing | None = None
 
 
 def context(request: Request) -> Context:

@@ -138,8 +138,8 @@ class Meter:
         )
 
     def known(self, model: str) -> str:
-        """The group's name as a label; one word for all that are none."""
-        return model if any(model == group.name for group in self._groups.all) else UNKNOWN
+        """The name, as a label, of the group that is called so too; one word for all that are none."""
+        return next((group.name for group in self._groups.all if model in group.names), UNKNOWN)
 
     def told(self, error: ApiError) -> None:
         """Count an error that a client has been told of."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from time import perf_counter
 from typing import cast
 
@@ -27,18 +27,21 @@ _log = logging.getLogger("proxy.requests")
 @contextmanager
 def observed(request: Request, operation: Operation) -> Iterator[Record]:
     """Keep the record of `request` within the block, whatever ends it."""
-    record = Record(request, context(request).meter, operation)
+    ctx = context(request)
+    record = Record(request, ctx.meter, operation)
     request.ctx.record = record
-    try:
-        yield record
-    except asyncio.CancelledError:
-        record.outcome = "cancelled"
-        raise
-    except Exception as error:
-        record.fail(error)
-        raise
-    finally:
-        record.end()
+    with ctx.tracing.serving(request, record) if ctx.tracing is not None else nullcontext():
+        try:
+            yield record
+        except asyncio.CancelledError:
+            if not record.is_answered:  # clients may leave as soon as they have everything
+                record.outcome = "cancelled"
+            raise
+        except Exception as error:
+            record.fail(error)
+            raise
+        finally:
+            record.end()
 
 
 def record_of(request: Request) -> Record:
@@ -54,6 +57,7 @@ class Record:
         self.model = ""
         self.is_stream = False
         self.outcome: Outcome = "finished"
+        self.is_answered = False  # the last byte of a stream has been written
         self.error: ApiError | None = None
         self.usage: Usage | None = None
         self.seconds = 0.0
@@ -96,13 +100,19 @@ class Record:
         meter, label = self._meter, self._meter.known(self.model)
         meter.open_requests.dec()
         meter.requests.labels(self.operation, label, self.outcome).inc()
-        meter.duration.labels(self.operation, label, self._error_type).observe(self.seconds)
+        meter.duration.labels(self.operation, label, self.error_type).observe(self.seconds)
         if self.usage is not None:
             self._count_tokens(self.usage, label)
         self._log()
 
     @property
-    def _error_type(self) -> str:
+    def status(self) -> int:
+        """The response's status, or that of the error which ended it after a 200."""
+        return 200 if self.error is None else self.error.status
+
+    @property
+    def error_type(self) -> str:
+        """In one word why there is no whole answer; empty when there is."""
         if self.error is not None:
             return self.error.reason
         return "cancelled" if self.outcome == "cancelled" else ""
@@ -119,7 +129,7 @@ class Record:
                 stream=self.is_stream,
                 outcome=self.outcome,
                 error=None if self.error is None else self.error.reason,
-                status=200 if self.error is None else self.error.status,
+                status=self.status,
                 prompt_tokens=usage and usage.prompt_tokens,
                 cached_tokens=usage and usage.cached_tokens,
                 generated_tokens=usage and usage.completion_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from sanic import Sanic
 
@@ -25,6 +26,7 @@ from proxy.request_body import drained_bytes
 from proxy.routes import OPENAI
 from proxy.shutdown import Shutdown
 from proxy.tokens import tokens
+from proxy.tracing import Tracing, is_asked_for
 from proxy.triton_client import TritonBackend
 from proxy.version import version
 
@@ -66,10 +68,15 @@ def _manage_context(app: App, config: ProxyConfig, backend: Backend | None) -> N
 
     @app.before_server_start
     async def begin(app: App) -> None:
+        tracing = Tracing(os.environ) if is_asked_for(os.environ) else None
         speaker = backend if backend is not None else TritonBackend(config.triton_url)
+        if tracing is not None:
+            from proxy.traced_backend import TracedBackend  # which imports OpenTelemetry
+
+            speaker = TracedBackend(speaker, tracing)
         groups = Groups(speaker, pulses=Pulses(speaker, config.pass_timeout))
         replicas = Replicas(speaker, groups)
-        app.ctx.context = Context(config, replicas, groups, admission, app.ctx.shutdown, Meter(groups))
+        app.ctx.context = Context(config, replicas, groups, admission, app.ctx.shutdown, Meter(groups), tracing)
         app.ctx.refreshing = asyncio.create_task(groups.run())
 
     @app.before_server_stop
@@ -81,3 +88,5 @@ def _manage_context(app: App, config: ProxyConfig, backend: Backend | None) -> N
         app.ctx.refreshing.cancel()
         await asyncio.wait([app.ctx.refreshing])
         await app.ctx.context.backend.close()
+        if app.ctx.context.tracing is not None:
+            await app.ctx.context.tracing.close()

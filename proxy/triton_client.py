@@ -119,7 +119,7 @@ class TritonBackend:
             _tensor("stream", request.stream),
             _tensor("sampling_parameters", msgspec.json.encode(request.sampling_parameters)),
         ]
-        responses = self._infer_again(group, inputs, request.request_id)
+        responses = self._infer_again(group, inputs, request.request_id, request.trace)
         finished = False
         try:
             async for texts, events in responses:
@@ -202,13 +202,13 @@ class TritonBackend:
         raise UnavailableError(f"The group {group!r} did not answer.")
 
     async def _infer_again(
-        self, group: str, inputs: list[InferInput], request_id: str
+        self, group: str, inputs: list[InferInput], request_id: str, parameters: dict[str, str]
     ) -> AsyncGenerator[tuple[list[str], list[_WireEvent]], None]:
         """Run a request; once more if no model has seen it, as while Triton starts or a model is swapped."""
         for is_last_attempt in (False, True):
             is_seen = False
             try:
-                async with aclosing(self._infer(group, inputs, request_id)) as responses:
+                async with aclosing(self._infer(group, inputs, request_id, parameters=parameters)) as responses:
                     async for response in responses:
                         is_seen = True
                         yield response
@@ -219,12 +219,17 @@ class TritonBackend:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _infer(
-        self, group: str, inputs: list[InferInput], request_id: str = "", deadline: float | None = None
+        self,
+        group: str,
+        inputs: list[InferInput],
+        request_id: str = "",
+        deadline: float | None = None,
+        parameters: dict[str, str] | None = None,
     ) -> AsyncGenerator[tuple[list[str], list[_WireEvent]], None]:
         """Run one request; yield each response's texts and events; cancel the call when left early."""
 
         async def requests() -> AsyncIterator[dict[str, Any]]:
-            yield {"model_name": group, "inputs": inputs, "request_id": request_id}
+            yield {"model_name": group, "inputs": inputs, "request_id": request_id, "parameters": parameters or None}
 
         call = self._client.stream_infer(requests(), stream_timeout=deadline)
         record = _Call(call)

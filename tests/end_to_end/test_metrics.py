@@ -70,7 +70,7 @@ def test_everything_that_is_declared_is_there(prometheus: Prometheus):
         "slipstream_proxy_inter_token_seconds_sum",
         "slipstream_proxy_tokens_per_response_sum",
         "slipstream_engine_kv_cache_tokens",
-        "slipstream_engine_starts_total == 1",
+        "slipstream_engine_starts_total",
         "slipstream_proxy_group_ready",
     ],
 )

@@ -126,6 +126,22 @@ async def test_a_client_that_leaves_counts_as_cancelled(server: Server, backend:
     assert value(samples, "slipstream_proxy_open_requests") == 0
 
 
+async def test_a_client_that_leaves_as_soon_as_it_has_everything_has_been_answered(
+    server: Server, backend: FakeBackend
+):
+    """curl closes its connection at [DONE], while we still wait for Triton's last word: it counted as cancelled."""
+    backend.script = stall([Piece(0, "a", 1, "stop", Usage(1, 1))])
+    async with server.http.stream("POST", "/v1/chat/completions", json=_STREAM) as response:
+        async for text in response.aiter_text():
+            if "[DONE]" in text:
+                break
+    await asyncio.wait_for(backend.closed.wait(), 5)
+    await asyncio.sleep(0)
+    samples = await scrape(server)
+    assert value(samples, "slipstream_proxy_requests_total", outcome="finished") == 1
+    assert value(samples, "slipstream_proxy_requests_total", outcome="cancelled") == 0
+
+
 _STREAM = {"model": "primary", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
 

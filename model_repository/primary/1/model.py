@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import triton_python_backend_utils as pb_utils
 from engine_metrics import EngineMetrics
+from engine_traces import EngineTraces, is_asked_for
 from event import Event, error_event, text_event, tokens_event
 from grammar_threads import GrammarThreads
 from llm.chat_output import Output
@@ -27,7 +28,7 @@ from llm.observer import Timeline
 from llm.request import GenerationRequest, TokenConstraint
 from request_log import RequestLog, configure_logging
 from responder import Responder
-from triton_io import ModelInput, ResponseWriter, read_request
+from triton_io import ModelInput, ResponseWriter, read_request, read_trace
 
 log = logging.getLogger("slipstream")
 
@@ -58,6 +59,10 @@ class TritonPythonModel:
         self._metrics.start()
         self._request_log = RequestLog(args["model_name"])
         self._engine.observers += [self._metrics, self._request_log]
+        self._traces: EngineTraces | None = None
+        if is_asked_for(os.environ):
+            self._traces = EngineTraces(args["model_name"], os.environ)
+            self._engine.observers.append(self._traces)
         self._grammars = loaded.grammars
         self._dialect = loaded.dialect
         self._grammar_threads = GrammarThreads()
@@ -67,6 +72,8 @@ class TritonPythonModel:
         """Hand the requests over and return at once; their answers go out on the responder thread."""
         for request in requests:
             writer, timeline = ResponseWriter(request), Timeline(request_id=request.request_id())
+            if self._traces is not None:
+                timeline.trace = read_trace(request)
             self._answer_failures(writer, timeline, partial(self._accept, request, writer, timeline))
 
     def finalize(self) -> None:
@@ -76,6 +83,8 @@ class TritonPythonModel:
         self._grammar_threads.stop()  # what still waits there is refused by the engine
         self._responder.stop()
         self._metrics.stop()
+        if self._traces is not None:
+            self._traces.stop()
         self._log_listener.stop()
 
     def _accept(self, request: Any, writer: ResponseWriter, timeline: Timeline) -> None:
@@ -149,6 +158,8 @@ class TritonPythonModel:
     def _refuse(self, error: GenerationError, writer: ResponseWriter, timeline: Timeline) -> None:
         self._metrics.refused(error)
         self._request_log.refused(timeline, error)
+        if self._traces is not None:
+            self._traces.refused(timeline, error)
         self._responder.reply(error_event(error), writer)
 
     def _prompt(self, model_input: ModelInput) -> tuple[int, ...]:

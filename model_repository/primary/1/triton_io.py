@@ -68,6 +68,18 @@ def read_request(request: Any) -> ModelInput:
     return given
 
 
+def read_trace(request: Any) -> dict[str, str]:
+    """The W3C trace context among the request's parameters, as far as it looks like one; empty: there is none."""
+    try:
+        parameters = json.loads(request.parameters() or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return {name: value for name in TRACE_PARAMETERS if isinstance(value := parameters.get(name), str)}
+
+
+TRACE_PARAMETERS = ("traceparent", "tracestate")
+
+
 def read_options(options: Any) -> PromptOptions:
     """Check the types of `prompt_options`; null counts as absent, unknown names are disregarded.
 

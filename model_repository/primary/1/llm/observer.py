@@ -1,5 +1,6 @@
 """What the engine says about its own work: plain counts and times, to whoever listens. Knows no monitoring system."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Literal
@@ -13,6 +14,7 @@ class Timeline:
 
     Attributes:
         request_id: the caller's name for it; nothing to the engine.
+        trace: the caller's W3C trace context; nothing to the engine either.
         scheduled: when it first had a place in the batch.
         first_token: when its first token was drawn.
         ended: when its last choice had ended, whatever the reason.
@@ -23,6 +25,7 @@ class Timeline:
 
     arrived: float = field(default_factory=monotonic)
     request_id: str = ""
+    trace: Mapping[str, str] = field(default_factory=dict)
     scheduled: float | None = None
     first_token: float | None = None
     ended: float | None = None
