@@ -118,6 +118,15 @@ class Pulse(msgspec.Struct, frozen=True):
     pass_seconds: float
 
 
+class Load(msgspec.Struct, frozen=True):
+    """How busy a group is: sequences in its batch and before it, tokens that its cache can hold and holds for them."""
+
+    num_running: int
+    num_waiting: int
+    kv_cache_tokens: int
+    kv_cache_used_tokens: int
+
+
 class ModelState(msgspec.Struct, frozen=True):
     """One line of Triton's repository index. `state` is Triton's own word; `""` is never loaded."""
 
@@ -160,6 +169,10 @@ class Backend(Protocol):
 
     def abandon(self, group: str, message: str) -> None:
         """Fail every request that the group has not answered yet, with an `UnavailableError` that says `message`."""
+        ...
+
+    async def load(self, group: str) -> Load:
+        """Ask a group how busy it is."""
         ...
 
     async def index(self) -> list[ModelState]:

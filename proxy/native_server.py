@@ -6,6 +6,7 @@ from proxy import error_handler, gate
 from proxy.chat import chat
 from proxy.config import ProxyConfig
 from proxy.context import App
+from proxy.loads import Loads
 from proxy.models import models
 from proxy.native import native
 from proxy.native_routes import NATIVE
@@ -33,6 +34,7 @@ def create_native_app(config: ProxyConfig, first: App, name: str = "slipstream-n
     @app.before_server_start
     async def share(app: App) -> None:
         app.ctx.context = first.ctx.context
+        app.ctx.loads = Loads(first.ctx.context.backend)
 
     gate.install(app, config, _OPEN)
     return app

@@ -6,6 +6,7 @@ open requests gets the next one; docs/decisions/0008 says why Triton does not ch
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -13,7 +14,7 @@ from zlib import crc32
 
 import msgspec
 
-from proxy.backend import Backend, GenerateRequest, ModelDescription, ModelState, Piece, Prompt, Pulse, Tokens
+from proxy.backend import Backend, GenerateRequest, Load, ModelDescription, ModelState, Piece, Prompt, Pulse, Tokens
 from proxy.errors import OverloadedError, UnavailableError
 from proxy.groups import Groups
 
@@ -68,6 +69,11 @@ class Replicas:
         """See `Backend.abandon`; of a group all replicas."""
         for replica in self._groups.replicas(group):
             self._backend.abandon(replica, message)
+
+    async def load(self, group: str) -> Load:
+        """See `Backend.load`: what all its replicas do together."""
+        loads = await asyncio.gather(*(self._backend.load(name) for name in self._groups.replicas(group)))
+        return Load(*(sum(getattr(load, name) for load in loads) for name in Load.__struct_fields__))
 
     async def index(self) -> list[ModelState]:
         """See `Backend.index`."""

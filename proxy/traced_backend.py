@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from proxy.backend import Backend, GenerateRequest, ModelDescription, ModelState, Piece, Prompt, Pulse, Tokens
+from proxy.backend import Backend, GenerateRequest, Load, ModelDescription, ModelState, Piece, Prompt, Pulse, Tokens
 from proxy.errors import ApiError
 from proxy.tracing import Tracing
 
@@ -69,6 +69,10 @@ class TracedBackend:
     async def describe(self, group: str) -> ModelDescription:
         """See `Backend.describe`."""
         return await self._backend.describe(group)
+
+    async def load(self, group: str) -> Load:
+        """See `Backend.load`."""
+        return await self._backend.load(group)
 
     async def pulse(self, group: str) -> Pulse:
         """See `Backend.pulse`."""

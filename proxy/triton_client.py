@@ -24,6 +24,7 @@ from tritonclient.utils import InferenceServerException
 from proxy.backend import (
     FinishReason,
     GenerateRequest,
+    Load,
     ModelDescription,
     ModelState,
     Piece,
@@ -89,6 +90,7 @@ class _WireEvent(msgspec.Struct):
     tool_calls: list[ToolCallPart] = []
     error: _WireError | None = None
     model: ModelDescription | None = None
+    load: Load | None = None
     tokens: Tokens | None = None
     pulse: Pulse | None = None
 
@@ -173,6 +175,13 @@ class TritonBackend:
         for call in list(self._calls[group]):
             call.failure = UnavailableError(message)
             call.call.cancel()
+
+    async def load(self, group: str) -> Load:
+        """See `Backend.load`."""
+        _, event = await self._ask(group, [_tensor("task", b"load")])
+        if event.load is None:
+            raise UnavailableError(f"The group {group!r} did not say how busy it is.")
+        return event.load
 
     async def index(self) -> list[ModelState]:
         """See `Backend.index`."""

@@ -75,7 +75,8 @@ function facts(group) {
     ["Model", group.model_name],
     ["Runs on", group.device && `${group.device}, ${group.dtype}`],
     ["Longest sequence", group.max_sequence_length && `${number(group.max_sequence_length)} tokens`],
-    ["At once", group.max_batch_size && `${number(group.max_batch_size)} sequences`],
+    ["At once", group.max_batch_size && `${number(group.max_batch_size * group.replicas)} sequences`],
+    ["Replicas", group.replicas > 1 && number(group.replicas)],
     ["KV cache", group.load && `${number(group.load.kv_cache_tokens)} tokens`],
   ];
   return rows.filter(([, value]) => value).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)));

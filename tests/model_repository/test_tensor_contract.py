@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from answer import Answer
-from event import Event, error_event, merge
+from event import Event, error_event, load_event, merge
 from google.protobuf import text_format
 from llm.chat_output import ChatOutput
 from llm.errors import (
@@ -18,6 +18,7 @@ from llm.errors import (
     UnavailableError,
 )
 from llm.model_loader import ModelDescription as EngineDescription
+from llm.observer import Load as EngineLoad
 from llm.reasoning import ReasoningTags
 from llm.request import GenerationRequest, SamplingParams
 from llm.tool_format import HERMES
@@ -25,6 +26,7 @@ from triton_io import ResponseWriter, read_request
 from tritonclient.grpc import model_config_pb2
 
 from proxy import triton_client
+from proxy.backend import Load as ProxyLoad
 from proxy.backend import ModelDescription as ProxyDescription
 from proxy.errors import from_kind
 from tests.engine.fakes import ByteTokenizer
@@ -132,6 +134,22 @@ def test_the_proxy_understands_the_description():
     assert event.model
     for name in ProxyDescription.__struct_fields__:
         assert getattr(event.model, name) == getattr(ours, name)
+
+
+def test_the_proxy_understands_how_busy_the_engine_is():
+    ours = EngineLoad(
+        num_running=3,
+        num_waiting=2,
+        num_blocks=10,
+        num_used_blocks=4,
+        block_size=16,
+        num_preemptions=0,
+        num_queried_tokens=0,
+        num_hit_tokens=0,
+    )
+    (event,) = sent_events([load_event(ours)])
+    assert event.load == ProxyLoad(num_running=3, num_waiting=2, kv_cache_tokens=160, kv_cache_used_tokens=64)
+    assert read_request(request(task=b"load")).task == "load"
 
 
 def test_the_model_understands_what_the_proxy_sends():

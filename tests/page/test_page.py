@@ -276,6 +276,9 @@ def test_the_status_shows_each_group(page: Page):
     first = page.get_by_role("region", name="Group primary")
     expect(first).to_contain_text("Ready")
     expect(first).to_contain_text("HuggingFaceTB/SmolLM2-135M-Instruct")
+    expect(first.locator(".curve").first).to_contain_text(re.compile("Answering ?0"))
+    expect(first.locator(".curve").last).to_contain_text("KV cache in use")
+    expect(first.locator("polyline").first).to_have_attribute("points", re.compile(r"\d \d"))  # more than one look
     expect(page.get_by_role("region", name="Group third")).to_contain_text("Loading")
     expect(page.locator("#chat")).to_be_hidden()
     page.go_back()

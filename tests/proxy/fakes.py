@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from proxy.backend import (
     FinishReason,
     GenerateRequest,
+    Load,
     ModelDescription,
     ModelState,
     Piece,
@@ -89,6 +90,10 @@ class FakeBackend:
         self.description = DESCRIPTION
         self.requests: list[tuple[str, GenerateRequest]] = []
         self.num_index_calls = 0
+        self.num_load_calls = 0
+        self.load_failure: Exception | None = None
+        self.load_gate = asyncio.Event()
+        self.load_gate.set()
         self.num_open = 0
         self.opened = asyncio.Event()
         self.closed = asyncio.Event()
@@ -134,6 +139,13 @@ class FakeBackend:
 
     def abandon(self, group: str, message: str) -> None:
         self.abandoned.append(group)
+
+    async def load(self, group: str) -> Load:
+        self.num_load_calls += 1
+        if self.load_failure is not None:
+            raise self.load_failure
+        await self.load_gate.wait()
+        return Load(self.num_open, 0, 32_768, 256 * self.num_open)
 
     async def index(self) -> list[ModelState]:
         self.num_index_calls += 1

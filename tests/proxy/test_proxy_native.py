@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from typing import Any
 
 import httpx
@@ -284,12 +285,50 @@ async def test_the_status_says_how_each_group_is(native: Server, backend: FakeBa
     assert first["consumer_group"] == "primary"
     assert first["model_name"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert first["max_sequence_length"] == 2048
-    assert second == {"consumer_group": "second", "state": "unavailable", "reason": "no memory"}
+    assert second == {"consumer_group": "second", "state": "unavailable", "reason": "no memory", "replicas": 1}
     assert (await native.http.get("/healthz")).status_code == 200
     backend.states = []
     await refreshed(native)
     assert (await native.http.get("/status")).json()["status"] == "unavailable"
     assert (await native.http.get("/healthz")).status_code == 503
+
+
+async def test_the_status_says_how_busy_each_ready_group_is(native: Server, backend: FakeBackend) -> None:
+    backend.script = stall([Piece(0, "Hel", 1)])
+    backend.states = [ModelState("primary", "READY"), ModelState("second", "LOADING")]
+    await refreshed(native)
+    async with native.http.stream("POST", "/generate_stream", json={"text": "a"}) as response:
+        await anext(response.aiter_bytes())
+        first, second = (await native.http.get("/status")).json()["groups"]
+    assert first["load"] == {"running": 1, "waiting": 0, "kv_cache_tokens": 32768, "kv_cache_usage": 256 / 32768}
+    assert "load" not in second
+
+
+async def test_however_many_look_a_group_is_asked_for_its_load_once_in_a_while(
+    native: Server, backend: FakeBackend
+) -> None:
+    backend.states = [ModelState("primary", "READY")]
+    await refreshed(native)
+    for _ in range(3):
+        await asyncio.gather(*(native.http.get("/status") for _ in range(10)))
+    assert backend.num_load_calls <= 3  # half a second, on a machine that others use
+
+
+@pytest.mark.parametrize("failure", [OverloadedError("Full."), RuntimeError("a bug")])
+async def test_a_group_that_does_not_say_how_busy_it_is_is_shown_without(
+    native: Server, backend: FakeBackend, failure: Exception
+) -> None:
+    backend.load_failure = failure
+    response = await native.http.get("/status")
+    assert response.status_code == 200
+    assert all("load" not in group for group in response.json()["groups"])
+
+
+async def test_a_group_that_is_slow_to_say_keeps_nobody_waiting(native: Server, backend: FakeBackend) -> None:
+    backend.load_gate.clear()
+    began = time.monotonic()
+    assert all("load" not in group for group in (await native.http.get("/status")).json()["groups"])
+    assert time.monotonic() - began < 8
 
 
 async def test_the_chat_of_the_page_is_the_chat_of_the_other_port(native: Server) -> None:

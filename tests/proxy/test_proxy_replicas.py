@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backend import GenerateRequest, ModelState, Piece, Prompt
+from proxy.backend import GenerateRequest, Load, ModelState, Piece, Prompt
 from proxy.errors import ApiError, InvalidRequestError, OverloadedError, UnavailableError
 from proxy.groups import Groups
 from proxy.replicas import Replicas
@@ -53,6 +53,10 @@ async def balanced(backend: FakeBackend) -> Replicas:
 async def collect(replicas: Replicas, request: GenerateRequest) -> list[Piece]:
     async with aclosing(replicas.generate("primary", request)) as responses:
         return [piece async for pieces in responses for piece in pieces]
+
+
+async def test_a_groups_load_is_that_of_its_replicas_together() -> None:
+    assert await (await balanced(Ill({}))).load("primary") == Load(0, 0, 3 * 32_768, 0)
 
 
 async def test_requests_at_once_are_spread_evenly() -> None:

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from proxy.backend import (
     GenerateRequest,
+    Load,
     ModelDescription,
     ModelState,
     Piece,
@@ -258,6 +259,20 @@ async def test_a_group_describes_itself(client: TritonBackend, triton: FakeTrito
     triton.description = {"name": "too little"}
     with pytest.raises(InternalError):
         await client.describe("primary")
+
+
+async def test_a_group_says_how_busy_it_is(client: TritonBackend, triton: FakeTriton) -> None:
+    load = {"num_running": 1, "num_waiting": 2, "kv_cache_tokens": 3, "kv_cache_used_tokens": 0}
+
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        assert inputs["task"] == "load"
+        yield response(("", {"load": load} if triton.index else {}), final=True)
+
+    triton.script = script
+    assert await client.load("primary") == Load(**load)
+    triton.index = []
+    with pytest.raises(UnavailableError):
+        await client.load("primary")
 
 
 async def test_the_index_keeps_states_and_reasons(client: TritonBackend, triton: FakeTriton) -> None:

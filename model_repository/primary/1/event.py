@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm.errors import GenerationError
+from llm.observer import Load
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,17 @@ def error_event(error: GenerationError) -> Event:
     """Tells a client that its request has failed, and how."""
     body = {"kind": error.kind, "message": error.message, "code": error.code, "param": error.param}
     return Event("", {"error": body})
+
+
+def load_event(load: Load) -> Event:
+    """Answers `load`."""
+    body = {
+        "num_running": load.num_running,
+        "num_waiting": load.num_waiting,
+        "kv_cache_tokens": load.num_blocks * load.block_size,
+        "kv_cache_used_tokens": load.num_used_blocks * load.block_size,
+    }
+    return Event("", {"load": body})
 
 
 def tokens_event(token_ids: Sequence[int], bytes_of: Callable[[int], bytes]) -> Event:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import triton_python_backend_utils as pb_utils
 from engine_metrics import EngineMetrics
 from engine_traces import EngineTraces, is_asked_for
-from event import Event, error_event, text_event, tokens_event
+from event import Event, error_event, load_event, text_event, tokens_event
 from grammar_threads import GrammarThreads
 from llm.chat_output import Output
 from llm.config import EngineConfig
@@ -95,6 +95,8 @@ class TritonPythonModel:
             case "pulse":
                 # by way of the responder, so that the answer says of both threads that they live
                 self._responder.reply(Event("", {"pulse": asdict(self._engine.pulse())}), writer)
+            case "load":
+                self._responder.reply(load_event(self._engine.load), writer)
             case "tokenize":
                 self._responder.reply(tokens_event(self._prompt(model_input), self._bytes_of), writer)
             case "detokenize":

@@ -16,7 +16,7 @@ from llm.grammar import Grammar, GrammarKind
 from llm.request import SamplingParams
 from llm.tool_format import Tool, ToolChoice
 
-Task = Literal["generate", "describe", "pulse", "tokenize", "detokenize"]
+Task = Literal["generate", "describe", "pulse", "load", "tokenize", "detokenize"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def read_request(request: Any) -> ModelInput:
         InvalidRequestError: an input is malformed.
     """
     task = _read_string(request, "task") or "generate"
-    if task in ("describe", "pulse"):
+    if task in ("describe", "pulse", "load"):
         return ModelInput(task=task)  # type: ignore[arg-type]
     if task not in get_args(Task):
         raise InvalidRequestError(f"task must be one of {', '.join(get_args(Task))}, not {task!r:.100}.", param="task")
