@@ -210,8 +210,15 @@ function showView() {
 function openSettings(isOpen) {
   by("settings").hidden = !isOpen;
   by("to-settings").setAttribute("aria-expanded", String(isOpen));
-  document.body.classList.toggle("with-settings", isOpen);
+  freeze();
 }
+
+/** Where the settings lie over the rest, nobody shall get lost behind them. */
+function freeze() {
+  const isCovered = !by("settings").hidden && !isWide.matches;
+  for (const part of document.querySelectorAll("header, main")) part.inert = isCovered;
+}
+isWide.addEventListener("change", freeze);
 
 function closeSettings() {
   openSettings(false);
