@@ -1,5 +1,5 @@
 # What people and CI call. Every target installs what it needs into .venv first, which costs nothing when it is there.
-.PHONY: install clients check test bench bench-path
+.PHONY: install clients check test bench bench-path test-gpu bench-gpu
 
 TYPED := proxy keeper setup benchmarks model_repository model_repository/primary/1
 
@@ -26,3 +26,10 @@ bench: install
 # The serving path alone, with an engine that computes nothing.
 bench-path: install
 	.venv/bin/python benchmarks/bench_serving_path.py $(ARGS)
+
+# On a machine with an NVIDIA GPU, unattended.
+test-gpu: install
+	.venv/bin/python -m pytest tests/gpu $(ARGS)
+
+bench-gpu: install
+	.venv/bin/python benchmarks/bench_gpu.py $(ARGS)

@@ -9,7 +9,6 @@ apache-tvm-ffi`. Writes benchmarks/results/grammar.json and grammar.png.
 """
 
 import argparse
-import importlib.util
 import json
 import random
 import sys
@@ -22,13 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jsonschema
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from benchmarks import machine, workload
 from benchmarks.bench_serving import RESULTS, EngineAlone
 from benchmarks.grammar_libraries import COMPILERS, Compile, Matcher
+from benchmarks.large_tokenizer import train_tokenizer
 from benchmarks.plot_grammar import plot
 from benchmarks.service import default_model
 from tests.json_schemas import SCHEMAS
@@ -36,22 +35,6 @@ from tests.json_schemas import SCHEMAS
 LARGE_VOCABULARY = 152_000
 MAX_TOKENS = 200
 STREAMS = 32
-
-
-def train_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """A byte-level vocabulary of about `size` tokens, as large models have them."""
-    trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trained.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=["<end>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=True,
-    )
-    sources = Path(importlib.util.find_spec("torch").origin or "").parents[1].rglob("*.py")  # type: ignore[union-attr]
-    trained.train([str(path) for path in sources], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=trained, eos_token="<end>")  # type: ignore[no-untyped-call]
 
 
 def walk(matcher: Matcher, tokenizer: Any, seed: int) -> tuple[list[float], str | None]:

@@ -29,10 +29,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 class EngineAlone:
-    """The engine process, with settings such as `quant_type=int8`."""
+    """The engine process, with settings such as `quant_type=int8`; `program` names another with the same manners."""
 
-    def __init__(self, model: str, *settings: str) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("engine_alone.py")), model, *settings]
+    def __init__(self, model: str, *settings: str, program: str = "engine_alone.py") -> None:
+        command = [sys.executable, str(Path(__file__).with_name(program)), model, *settings]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._read() == "ready"
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+# Small blocks waste little and can be shared early.
 BLOCK_SIZE = 32
 
 
@@ -37,22 +38,30 @@ class KVCache:
     Args:
         layers: the shape of each attention layer, by layer index.
         num_blocks: blocks to allocate; all of their memory is taken here and kept.
+        block_size: tokens in a block.
     """
 
     def __init__(
-        self, layers: Mapping[int, LayerShape], num_blocks: int, *, dtype: torch.dtype, device: torch.device
+        self,
+        layers: Mapping[int, LayerShape],
+        num_blocks: int,
+        *,
+        block_size: int = BLOCK_SIZE,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.num_blocks = num_blocks
-        self.block_size = BLOCK_SIZE
+        self.block_size = block_size
+        self.device = device
         self.layers = {
-            number: torch.zeros(num_blocks, BLOCK_SIZE, shape.width, dtype=dtype, device=device)
+            number: torch.zeros(num_blocks, block_size, shape.width, dtype=dtype, device=device)
             for number, shape in layers.items()
         }
 
     @staticmethod
-    def block_bytes(layers: Mapping[int, LayerShape], dtype: torch.dtype) -> int:
+    def block_bytes(layers: Mapping[int, LayerShape], dtype: torch.dtype, block_size: int = BLOCK_SIZE) -> int:
         """Memory of one block over all layers."""
-        return BLOCK_SIZE * dtype.itemsize * sum(shape.width for shape in layers.values())
+        return block_size * dtype.itemsize * sum(shape.width for shape in layers.values())
 
     def write(self, layer: int, slots: torch.Tensor, key_value: torch.Tensor) -> None:
         """Store `key_value` `[tokens, width]` at `slots` `[tokens]` (block number x block size + offset)."""

@@ -18,12 +18,13 @@ from llm.attention import IMPLEMENTATION
 from llm.block_pool import BlockPool
 from llm.chat_prompt import ChatPrompt
 from llm.config import EngineConfig
+from llm.cuda_runner import CudaRunner
 from llm.decoder import build_decoder
 from llm.dialect import Dialect
-from llm.engine import Engine, ModelLimits
+from llm.engine import Engine, ModelLimits, Runner
 from llm.errors import ModelLoadError
 from llm.grammar import Grammars
-from llm.kv_cache import BLOCK_SIZE, KVCache, LayerShape
+from llm.kv_cache import BLOCK_SIZE, KVCache
 from llm.linear import choose_pack
 from llm.memory import free_memory
 from llm.model_runner import ModelRunner
@@ -32,6 +33,7 @@ from llm.request import SamplingParams
 from llm.sampler import Sampler
 from llm.scheduler import Scheduler
 from llm.token_bytes import TokenBytes
+from llm.varlen_batch import VARLEN_BLOCK_SIZE, find_varlen_attention
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +115,19 @@ def load_model(config: EngineConfig, gpu: int = 0) -> LoadedModel:
     rules = probe_layers(model)
     layers = {number: rule.shape for number, rule in rules.items()}
     decoder = build_decoder(model, rules, choose_pack(device, dtype, config.quant_type))
-    num_blocks = _num_blocks(config, layers, dtype, device)
-    max_model_len = _max_model_len(config, model, num_blocks * BLOCK_SIZE)
-    cache = KVCache(layers, num_blocks, dtype=dtype, device=device)
+    attend = find_varlen_attention(rules.values(), dtype, device)
+    block_size = VARLEN_BLOCK_SIZE if attend else BLOCK_SIZE
+    num_blocks = _num_blocks(config, KVCache.block_bytes(layers, dtype, block_size), device)
+    max_model_len = _max_model_len(config, model, num_blocks * block_size)
+    cache = KVCache(layers, num_blocks, block_size=block_size, dtype=dtype, device=device)
+    runner: Runner
+    if attend is None:
+        runner = ModelRunner(decoder, cache, device)
+    else:
+        runner = CudaRunner(decoder, cache, attend)
+        runner.record(max_rows=config.max_batch_size, longest=max_model_len)
     scheduler = Scheduler(
-        BlockPool(num_blocks, BLOCK_SIZE),
+        BlockPool(num_blocks, block_size),
         max_batch_size=config.max_batch_size,
         max_batch_tokens=config.max_batch_tokens,
         max_pass_seconds=config.max_pass_ms / 1000,
@@ -128,11 +138,9 @@ def load_model(config: EngineConfig, gpu: int = 0) -> LoadedModel:
         end_token_ids=_end_token_ids(generation, tokenizer),
         defaults=_sampling_defaults(generation),
     )
-    engine = Engine(
-        ModelRunner(decoder, cache, device), Sampler(), scheduler, limits, max_queue_size=config.max_queue_size
-    )
+    engine = Engine(runner, Sampler(), scheduler, limits, max_queue_size=config.max_queue_size)
     description = _describe(config, model, device, dtype, max_model_len)
-    log.info("%s; KV cache of %d tokens", description, num_blocks * BLOCK_SIZE)
+    log.info("%s; KV cache of %d tokens", description, num_blocks * block_size)
     return LoadedModel(
         engine,
         SkippingDecoder(tokenizer),
@@ -200,12 +208,11 @@ def _require_decoder(name: str, model: Any, loading: dict[str, Any]) -> None:
         )
 
 
-def _num_blocks(config: EngineConfig, layers: dict[int, LayerShape], dtype: torch.dtype, device: torch.device) -> int:
+def _num_blocks(config: EngineConfig, block_bytes: int, device: torch.device) -> int:
     free = free_memory(device)
     budget = config.page_cache_bytes(free_bytes=free, default=_CACHE_DEFAULTS[device.type])
     if config.page_cache_size == "auto" and device.type == "cpu":
         budget = min(budget, _CPU_CACHE_CEILING)
-    block_bytes = KVCache.block_bytes(layers, dtype)
     if budget < block_bytes or budget > free:
         raise ModelLoadError(
             f"TAKEOFF_PAGE_CACHE_SIZE={config.page_cache_size} gives a KV cache of {budget / 2**20:.0f} MiB: it needs "

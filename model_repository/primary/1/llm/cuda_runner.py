@@ -1,0 +1,42 @@
+"""Runs the model over a batch of chunks on a CUDA device. Engine thread."""
+
+from collections.abc import Sequence
+
+import torch
+
+from llm.decode_graphs import DecodeGraphs
+from llm.decoder import Decoder
+from llm.kv_cache import KVCache
+from llm.pass_inputs import PassInputs
+from llm.scheduler import Chunk
+from llm.varlen_batch import VarlenAttention, VarlenBatch
+
+
+class CudaRunner:
+    """A model's forward pass and its KV cache, as `llm.model_runner.ModelRunner`.
+
+    Args:
+        decoder: the forward pass.
+        cache: the memory for keys and values, in blocks that `attend` takes.
+        attend: the attention kernel.
+    """
+
+    def __init__(self, decoder: Decoder, cache: KVCache, attend: VarlenAttention) -> None:
+        self._decoder = decoder
+        self._cache = cache
+        self._attend = attend
+        self._graphs: DecodeGraphs | None = None
+
+    @torch.inference_mode()
+    def record(self, *, max_rows: int, longest: int) -> None:
+        """Record the passes in which every sequence adds one token; see `DecodeGraphs`."""
+        self._graphs = DecodeGraphs(self._decoder, self._cache, self._attend, max_rows=max_rows, longest=longest)
+
+    @torch.inference_mode()
+    def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """See `ModelRunner.forward`."""
+        if self._graphs is not None and self._graphs.suits(chunks):
+            return self._graphs.run(chunks).float()
+        inputs = PassInputs.of(chunks, self._cache.block_size).to(self._cache.device)
+        batch = VarlenBatch(self._cache, inputs, self._attend)
+        return self._decoder(inputs.token_ids, inputs.positions, inputs.sampled, batch).float()

@@ -1,0 +1,127 @@
+"""One pass's attention over the paged KV cache in a single kernel per layer: torch's variable-length flash attention.
+
+CUDA only. It takes chunks and single tokens alike, and reads the cache's blocks where they lie. Engine thread.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from llm.attention import HeadRule
+from llm.kv_cache import KVCache, LayerShape
+from llm.pass_inputs import PassInputs
+
+log = logging.getLogger(__name__)
+
+# The flash attention of Ampere GPUs takes pages of a multiple of 256 tokens.
+VARLEN_BLOCK_SIZE = 256
+_MAX_HEAD_DIM = 256
+
+# As `torch.nn.attention.varlen.varlen_attn`.
+VarlenAttention = Callable[..., torch.Tensor]
+
+
+class VarlenBatch:
+    """An `llm.attention.AttentionBatch`.
+
+    Args:
+        attend: the kernel.
+    """
+
+    def __init__(self, cache: KVCache, inputs: PassInputs, attend: VarlenAttention) -> None:
+        self._cache = cache
+        self._inputs = inputs
+        self._attend = attend
+
+    def attend(self, layer: int, query: torch.Tensor, key_value: torch.Tensor, rule: HeadRule) -> torch.Tensor:
+        """See `AttentionBatch`."""
+        inputs = self._inputs
+        self._cache.write(layer, inputs.slots, key_value)
+        keys, values = rule.shape.split(self._cache.layers[layer])
+        return self._attend(
+            query,
+            keys,
+            values,
+            inputs.query_starts,
+            inputs.key_starts,
+            inputs.longest_chunk,
+            inputs.longest,
+            scale=rule.scale,
+            window_size=(-1 if rule.window is None else rule.window - 1, 0),
+            enable_gqa=True,
+            seqused_k=inputs.ends,
+            block_table=inputs.block_table,
+        )
+
+
+def find_varlen_attention(
+    rules: Iterable[HeadRule], dtype: torch.dtype, device: torch.device
+) -> VarlenAttention | None:
+    """The kernel, if it can compute what these layers ask for on this device, and was seen to; else None."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return None
+    if torch.cuda.get_device_capability(device) < (8, 0) or not all(_is_plain(rule) for rule in rules):
+        return None
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    if "block_table" not in inspect.signature(varlen_attn).parameters:  # before torch 2.12
+        return None
+    attend: VarlenAttention = varlen_attn  # type: ignore[assignment]  # a pair only where one asks for it
+    return attend if computes_attention(attend, dtype, device) else None
+
+
+def _is_plain(rule: HeadRule) -> bool:
+    shape = rule.shape
+    has_plain_scores = rule.softcap is None and rule.sinks is None
+    return has_plain_scores and shape.key_dim == shape.value_dim <= _MAX_HEAD_DIM and shape.key_dim % 8 == 0
+
+
+@torch.inference_mode()
+def computes_attention(attend: VarlenAttention, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a kernel gives what the definition gives, for a chunk behind a cached beginning and a single token."""
+    heads, kv_heads, dim, size, window = 4, 2, 64, VARLEN_BLOCK_SIZE, 100
+    tables, spans = [[2, 0], [1, 3]], [(size - 3, size + 5), (40, 41)]
+    generator = torch.Generator().manual_seed(1)
+    pages = torch.randn(4, size, 2 * kv_heads * dim, generator=generator).to(device, dtype)
+    query = torch.randn(9, heads, dim, generator=generator).to(device, dtype)
+    keys, values = LayerShape(kv_heads, dim, dim).split(pages)
+    int32 = partial(torch.tensor, dtype=torch.int32, device=device)
+    try:
+        found = attend(
+            query,
+            keys,
+            values,
+            int32([0, 8, 9]),
+            int32([0, spans[0][1], spans[0][1] + spans[1][1]]),
+            8,
+            2 * size,
+            scale=0.2,
+            window_size=(window - 1, 0),
+            enable_gqa=True,
+            seqused_k=int32([end for _, end in spans]),
+            block_table=int32(tables),
+        ).float()
+    except RuntimeError as error:
+        log.warning("torch's paged attention cannot be used here, slower operations take its place: %s", error)
+        return False
+    offset, worst = 0, 0.0
+    for table, (start, end) in zip(tables, spans, strict=True):
+        mine = query[offset : offset + end - start].transpose(0, 1).float()
+        key, value = (
+            part[table].flatten(0, 1)[:end].transpose(0, 1).repeat_interleave(heads // kv_heads, 0).float()
+            for part in (keys, values)
+        )
+        places, seen = torch.arange(start, end, device=device)[:, None], torch.arange(end, device=device)
+        mask = (seen <= places) & (seen > places - window)
+        wanted = scaled_dot_product_attention(mine, key, value, attn_mask=mask, scale=0.2).transpose(0, 1)
+        worst = max(worst, float((found[offset : offset + end - start] - wanted).abs().max()))
+        offset += end - start
+    if worst > 0.05:
+        log.warning("torch's paged attention is off by %.2g here, slower operations take its place", worst)
+    return worst <= 0.05
