@@ -52,6 +52,13 @@ is_installed() {
     [[ "$(cat "$venv/installed/$1" 2>/dev/null)" == "$fingerprint" ]]
 }
 
+find_missing() {
+    local group
+    missing=()
+    "$python" -c "$is_supported" 2>/dev/null || { missing=("$@") && return; }
+    for group in "$@"; do is_installed "$group" || missing+=("$group"); done
+}
+
 # The stamps are written last, so that an interrupted installation counts as none.
 install_groups() {
     local arguments=() group
@@ -64,20 +71,21 @@ install_groups() {
     for group in "$@"; do echo "$fingerprint" >"$venv/installed/$group"; done
 }
 
+# of the dependencies alone: a changed setting of a tool installs nothing
+fingerprint=$(sed -n '/^\[dependency-groups\]/,/^\[/p' "$root/pyproject.toml" | sha256sum)
+
+# What is complete is left alone: in a container nothing can be written here.
+find_missing "$@"
+((${#missing[@]})) || exit 0
+
 mkdir -p "$root/.slipstream"
 exec 9>"$root/.slipstream/install.lock"
 flock --nonblock 9 || { echo "Waiting for another installation in this folder" && flock 9; }
-
-"$python" -c "$is_supported" 2>/dev/null || rm -rf "$venv/installed"
-# of the dependencies alone: a changed setting of a tool installs nothing
-fingerprint=$(sed -n '/^\[dependency-groups\]/,/^\[/p' "$root/pyproject.toml" | sha256sum)
-missing=()
-for group in "$@"; do is_installed "$group" || missing+=("$group"); done
-if ((${#missing[@]})); then
-    if ! venv_works; then
-        base=$(find_python)
-        echo "Making .venv with $base"
-        make_venv "$base"
-    fi
-    install_groups "${missing[@]}"
+find_missing "$@" # another installation may have brought it meanwhile
+((${#missing[@]})) || exit 0
+if ! venv_works; then
+    base=$(find_python)
+    echo "Making .venv with $base"
+    make_venv "$base"
 fi
+install_groups "${missing[@]}"
