@@ -10,7 +10,8 @@ check: install
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy $(foreach folder,$(TYPED),$(wildcard $(folder)/*.py))
-	.venv/bin/shellcheck launch.sh setup/*.sh tests/clients/*.sh tests/clients/scripts/*.sh .ci/run
+	.venv/bin/shellcheck launch.sh setup/*.sh tests/clients/*.sh tests/clients/scripts/*.sh \
+		tests/containers/*.sh .ci/run
 
 # The clients that the service is tried with, in places of their own.
 clients:
@@ -18,6 +19,11 @@ clients:
 
 test: install clients
 	.venv/bin/python -m pytest $(ARGS)
+
+# The images of docker/, built and run for real; as root, with what tests/containers/run.sh names.
+.PHONY: test-containers
+test-containers: install
+	tests/containers/run.sh $(ARGS)
 
 # The service must not run meanwhile: it would share the cores with the benchmark's own.
 bench: install

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Usage: ./launch.sh [all|triton|proxy]
 #        ./launch.sh install [GROUP...]
+#        ./launch.sh health [all|triton|proxy]
 #
 #   all      (default) sets up what is missing, then starts Triton with the models and the proxy
 #   triton   starts Triton alone
 #   proxy    starts the proxy alone
 #   install  only sets up: dependency groups of pyproject.toml (default: engine proxy triton)
+#   health   asks what was started with the same settings whether it can answer, says what cannot, exits with 0 or 1
 #
 # Beside Triton runs the keeper, which replaces the process of a model that died or hangs.
 #
@@ -42,7 +44,7 @@ is_ready=
 main() {
     local mode=${1:-all}
     case $mode in
-        all | triton | proxy | install) ;;
+        all | triton | proxy | install | health) ;;
         -h | --help | help) usage && exit ;;
         *) usage >&2 && exit 2 ;;
     esac
@@ -71,6 +73,7 @@ run_all() {
     start_triton
     start_keeper
     TAKEOFF_TRITON_URL=$(reachable "$triton_host"):$grpc_port start_proxy
+    [[ -z ${TAKEOFF_FOLLOW_LOGS:-} ]] || follow "$run_dir"/{triton,keeper,proxy}.log
     await_ready "${triton_urls[@]}" "the proxy=http://$(reachable "$host"):$port/health/ready"
     supervise
 }
@@ -95,6 +98,15 @@ run_proxy() {
     follow "$run_dir/proxy.log"
     await_ready "the proxy=http://$(reachable "$host"):$port/health"
     supervise
+}
+
+run_health() {
+    local triton proxy urls=()
+    triton=http://$(reachable "$triton_host"):$http_port
+    proxy=http://$(reachable "$host"):$port
+    [[ ${1:-all} == proxy ]] || urls+=("$triton")
+    [[ ${1:-all} == triton ]] || urls+=("$proxy/health/ready")
+    exec "$python" "$root/setup/health.py" "${urls[@]}"
 }
 
 # --- processes ---------------------------------------------------------------------------------------------------
