@@ -59,7 +59,8 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     if route.answer is not None:
         content["application/json"] = {"schema": schemas[route.answer]}
     if route.text_events:
-        content["text/event-stream"] = {"schema": {"type": "string", "description": route.text_events}}
+        # No type: readers of descriptions disagree on whether it would be the stream's or each event's.
+        content["text/event-stream"] = {"schema": {"description": route.text_events}}
     if route.event is not None:
         content["text/event-stream"] = {
             "schema": {

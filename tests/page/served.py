@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
-from sanic import Sanic
-
 from proxy.backend import GenerateRequest, ModelState, Piece, Usage
-from proxy.beside import serve_beside
 from proxy.config import ProxyConfig
 from proxy.errors import InvalidRequestError, UnavailableError
-from proxy.native_server import create_native_app
-from proxy.server import create_app
 from tests.proxy.fakes import FakeBackend, Script, respond, say
+from tests.proxy.served import serve
 
 HOSTILE = (Path(__file__).parent / "hostile.md").read_text()
 MARKDOWN = (Path(__file__).parent / "pleasant.md").read_text()
@@ -71,14 +66,9 @@ async def by_question(request: GenerateRequest) -> AsyncGenerator[Sequence[Piece
 def main() -> None:
     """Serve until SIGTERM."""
     openai, native, *keys = sys.argv[1:]
-    listeners = [socket.create_server(("127.0.0.1", int(port))) for port in (openai, native)]
-    config = ProxyConfig(api_keys=tuple(keys), shutdown_timeout=0.2)
     backend = FakeBackend(by_question)
     backend.states = [*backend.states, ModelState("third", "LOADING")]
-    app = create_app(config, backend)
-    app.prepare(sock=listeners[0], single_process=True, motd=False)
-    serve_beside(app, create_native_app(config, app), listeners[1])
-    Sanic.serve_single(app)
+    serve(ProxyConfig(api_keys=tuple(keys), shutdown_timeout=0.2), backend, int(openai), int(native))
 
 
 if __name__ == "__main__":
