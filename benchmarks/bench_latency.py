@@ -51,7 +51,8 @@ def _waited(timing: http_load.Timing) -> float:
 
 async def _gaps_beside(url: str, number: int) -> tuple[list[float], list[float], int]:
     """Milliseconds between the chunks of a running stream, before and while a long prompt is computed."""
-    running = asyncio.create_task(http_load.run(url, [body(f"Write a long story, number {number}.", 400)]))
+    endless = {**body(f"Write a long story, number {number}.", 500), "ignore_eos": True}
+    running = asyncio.create_task(http_load.run(url, [endless]))
     await asyncio.sleep(3)
     (long,) = await http_load.run(url, [body(prompt_of(LONG_WORDS, number), 2)])
     (stream,) = await running

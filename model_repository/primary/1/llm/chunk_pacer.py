@@ -1,7 +1,7 @@
 """How many tokens of prompts a pass may take while answers are streamed. Imports no torch; engine thread."""
 
 # Even where every pass takes too long, prompts get on.
-MIN_TOKENS = 16
+MIN_TOKENS = 32
 
 
 class ChunkPacer:

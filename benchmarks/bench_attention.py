@@ -1,0 +1,69 @@
+"""How fast a chunk of a prompt attends to what is cached: `.venv/bin/python benchmarks/bench_attention.py`, one thread.
+
+One layer of SmolLM2-135M: 9 query heads on 3 key heads of 64 numbers. As the engine does it, with a mask; without one,
+which leaves the chunk's own tokens to be computed apart; and written out. Writes benchmarks/results/attention.json.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from benchmarks import machine
+from benchmarks.bench_serving import RESULTS
+
+SHAPES = ((32, 3500), (128, 3500), (512, 3500), (128, 1000))
+KV_HEADS, SHARING, DIM = 3, 3, 64
+REPEATS = 5
+
+
+def gigaflops(num_operations: int, call: Callable[[], object]) -> float:
+    """The best of some runs after one to warm up."""
+    best = float("inf")
+    for _ in range(REPEATS + 1):
+        started = perf_counter()
+        call()
+        best = min(best, perf_counter() - started)
+    return round(num_operations / best / 1e9, 1)
+
+
+@torch.inference_mode()
+def measure(queries: int, cached: int) -> dict[str, float]:
+    """GFLOP/s of each way."""
+    width = KV_HEADS * DIM
+    stored = torch.randn(1, cached, 2 * width)  # keys and values side by side, as they lie in the cache
+    key, value = (half.view(1, cached, KV_HEADS, DIM).transpose(1, 2) for half in stored.chunk(2, dim=-1))
+    query = torch.randn(1, KV_HEADS, SHARING * queries, DIM)
+    mask = torch.zeros(1, 1, SHARING * queries, cached)
+
+    def written_out() -> torch.Tensor:
+        scores = (query @ key.transpose(-1, -2)).mul_(DIM**-0.5).add_(mask)
+        result: torch.Tensor = scores.softmax(dim=-1) @ value
+        return result
+
+    operations = 4 * KV_HEADS * SHARING * queries * cached * DIM
+    return {
+        "with a mask": gigaflops(operations, lambda: scaled_dot_product_attention(query, key, value, attn_mask=mask)),
+        "without": gigaflops(operations, lambda: scaled_dot_product_attention(query, key, value)),
+        "written out": gigaflops(operations, written_out),
+    }
+
+
+def main() -> None:
+    """Measure, print, and keep the results."""
+    torch.set_num_threads(1)
+    table = {f"{queries} x {cached}": measure(queries, cached) for queries, cached in SHAPES}
+    for shape, line in table.items():
+        print(shape, line)
+    kept = {"machine": machine.describe(), "threads": 1, "GFLOP/s": table}
+    (RESULTS / "attention.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
