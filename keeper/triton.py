@@ -21,7 +21,8 @@ PULSE_SECONDS = 5.0
 _CHANNEL_ARGUMENTS = [
     # The default backoff grows to two minutes, during which a restarted Triton would look dead.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # In spite of its name, how long an attempt to connect may take: on a busy machine 100 ms were not enough.
+    ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 ]

@@ -64,7 +64,8 @@ _CHANNEL_ARGUMENTS = [
     ("grpc.max_receive_message_length", 2**31 - 1),
     # The default backoff grows to two minutes, during which a restarted Triton would look dead.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # In spite of its name, how long an attempt to connect may take: on a busy machine 100 ms were not enough.
+    ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # Triton is a neighbour: an http_proxy in the environment is not meant for it.
     ("grpc.enable_http_proxy", 0),

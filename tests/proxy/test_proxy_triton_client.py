@@ -229,6 +229,27 @@ async def test_a_server_that_comes_back_is_found_within_seconds() -> None:
     await client.close()
 
 
+async def test_a_server_that_is_slow_to_take_a_connection_is_waited_for(triton: FakeTriton) -> None:
+    """On a busy machine it takes more than 100 ms, and was taken for a server that is not there."""
+    copying: set[asyncio.Task[None]] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            writer.write(data)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.4)
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", triton.port)
+        copying.update({asyncio.create_task(copy(reader, far_writer)), asyncio.create_task(copy(far_reader, writer))})
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as slow:
+        client = TritonBackend(f"127.0.0.1:{slow.sockets[0].getsockname()[1]}")
+        assert await client.index()
+        await client.close()
+        await asyncio.wait(copying)
+
+
 async def test_messages_of_many_megabytes_pass(client: TritonBackend, triton: FakeTriton) -> None:
     async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
         text = json.loads(inputs["messages"])[0]["content"]
