@@ -41,6 +41,9 @@ proxy_pid=
 keeper_pid=
 is_ready=
 
+# A volume that keeps the default model keeps the hub's models too, unless Hugging Face's own variables say where.
+[[ -z ${TAKEOFF_CACHE_DIR:-} || -n ${HF_HOME:-}${HF_HUB_CACHE:-} ]] || export HF_HUB_CACHE=$TAKEOFF_CACHE_DIR/hub
+
 main() {
     local mode=${1:-all}
     case $mode in
@@ -245,15 +248,16 @@ start_triton() {
     )
     for group in "${groups[@]}"; do command+=(--load-model="$group"); done
     begin_log triton.log
+    rm -rf "$run_dir/loading"
     # the Python backend runs the first Python on PATH
-    PATH=$root/.venv/bin:$PATH start "${command[@]}" >>"$run_dir/triton.log" 2>&1
+    TAKEOFF_RUN_DIR=$run_dir PATH=$root/.venv/bin:$PATH start "${command[@]}" >>"$run_dir/triton.log" 2>&1
     triton_pid=$child
 }
 
 start_proxy() {
     begin_log proxy.log
     # -P: a folder `proxy` in the caller's working directory is not ours
-    PYTHONPATH=$root start "$python" -P -m proxy >>"$run_dir/proxy.log" 2>&1
+    TAKEOFF_RUN_DIR=$run_dir PYTHONPATH=$root start "$python" -P -m proxy >>"$run_dir/proxy.log" 2>&1
     proxy_pid=$child
 }
 
@@ -293,7 +297,7 @@ follow() {
 }
 
 await_ready() {
-    start "$python" "$root/setup/readiness.py" "$@"
+    TAKEOFF_RUN_DIR=$run_dir start "$python" "$root/setup/readiness.py" "$@"
     step_pid=$child
     while is_alive "$step_pid"; do watch_servers; done
     wait "$step_pid"

@@ -83,16 +83,16 @@ def _bad(key: str, value: str, fix: str) -> ConfigError:
 
 
 def _resolved_model(name: str) -> str:
-    """The absolute folder when there is one by that name, as transformers would read it; else the hub name.
+    """The absolute folder or GGUF file when there is one by that name; else the hub name.
 
     Raises:
         ConfigError: the name can only be a folder's, and there is none.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return str(path.resolve())
     if path.exists():
-        raise _bad("model_name", name, "it is a file; give the model's folder")
+        raise _bad("model_name", name, "it is a file; give the model's folder or a GGUF file")
     if name.startswith(("/", "./", "../", "~")):
         raise _bad("model_name", name, "there is no such folder; give one, or a hub name")
     return name

@@ -127,6 +127,9 @@ class ProxyConfig:
         _address,
         "127.0.0.1:8001",
     )
+    run_dir: str = _setting(
+        "TAKEOFF_RUN_DIR", "logs and the rendered model repository; one per running service", _text, ".slipstream"
+    )
     workers: int = _setting("TAKEOFF_PROXY_WORKERS", "proxy processes", _integer(1, 256), "1")
     api_keys: tuple[str, ...] = _setting(
         "TAKEOFF_API_KEYS",

@@ -19,13 +19,14 @@ _REPLICA = re.compile(r"(?P<group>.+)--\d+")
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One Triton model; `description` is there exactly when it is ready. `since` is a Unix time."""
+    """One Triton model; `description` is there exactly when it is ready. `since` and `described` are Unix times."""
 
     name: str
     state: GroupState
     reason: str = ""
     description: ModelDescription | None = None
     since: int = 0
+    described: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,13 @@ class Group:
         lacking = [replica for replica in self.replicas if replica.state != "ready"]
         if len(self.replicas) == 1 or not lacking:
             return self._readiest.reason
-        words = ", ".join(f"{replica.name} is {replica.state} {replica.reason}".rstrip() for replica in lacking)
+        words = ", ".join(f"{replica.name} is {replica.state} ({replica.reason})" for replica in lacking)
         return f"{len(self.replicas) - len(lacking)} of {len(self.replicas)} replicas are ready: {words}"
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether any of it loads."""
+        return any(replica.state == "loading" for replica in self.replicas)
 
     @property
     def description(self) -> ModelDescription | None:

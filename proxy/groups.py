@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from proxy.backend import Backend, ModelDescription, ModelState
@@ -23,11 +24,26 @@ _STATES: dict[str, GroupState] = {"READY": "ready", "LOADING": "loading"}
 
 
 class Groups:
-    """Maps names to groups, no older than `interval` seconds while `run` is running."""
+    """Maps names to groups, no older than `interval` seconds while `run` is running.
 
-    def __init__(self, backend: Backend, interval: float = 1.0, pulses: Pulses | None = None) -> None:
+    Args:
+        loads: what each Triton model that loads is doing, as far as somebody knows.
+        trust: seconds after which a ready model is asked again what it is: it may have been replaced.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        interval: float = 1.0,
+        pulses: Pulses | None = None,
+        loads: Callable[[], Mapping[str, str]] = dict[str, str],
+        trust: float = 5.0,
+    ) -> None:
+        self._trust = trust
         self._backend = backend
         self._pulses = pulses or Pulses(backend)
+        self._loads = loads
+        self._loading_since: dict[str, float] = {}
         self._interval = interval
         self._groups: dict[str, Group] = {}
         self._failure: ApiError | None = None
@@ -84,6 +100,8 @@ class Groups:
             group = self.find(name)
         if group is not None and group.description is not None:
             return group.description
+        if group is not None and group.state == "loading":
+            raise UnavailableError(f"The model {name!r} is still loading: {group.reason}.", param="model")
         if self._failure is not None:
             raise UnavailableError(self._failure.message)
         if group is None:
@@ -92,8 +110,6 @@ class Groups:
             raise ModelNotFoundError(
                 f"The model {name!r:.100} does not exist. Existing consumer groups: {known}.", param="model"
             )
-        if group.state == "loading":
-            raise UnavailableError(f"The model {name!r} is still loading. Please try again.", param="model")
         reason = f": {group.reason}" if group.reason else "."
         raise UnavailableError(f"The model {name!r} is not available{reason}", param="model")
 
@@ -126,7 +142,8 @@ class Groups:
     def _take(self, groups: list[Group]) -> None:
         for group in groups:
             before = self._groups.get(group.name)
-            if before is None or (before.state, before.reason) != (group.state, group.reason):
+            is_same = before is not None and before.state == group.state
+            if not is_same or (before is not None and before.reason != group.reason and not group.is_loading):
                 _log.info("group %s is %s %s", group.name, group.state, group.reason)
         self._groups = {group.name: self._named(group) for group in groups}
 
@@ -141,24 +158,36 @@ class Groups:
         if self._failure is None:
             _log.warning("%s", error.message)
         self._failure = error
+        loading = grouped(Replica(name, "loading", reason) for name, reason in self._loads().items())
         self._groups = {name: group.lost(error.message) for name, group in self._groups.items()}
+        self._groups |= {group.name: self._named(group) for group in loading}
 
     async def _look(self, model: ModelState) -> Replica:
         state = _STATES.get(model.state, "unavailable")
+        if state == "loading":
+            return Replica(model.name, state, self._loads().get(model.name) or self._time_so_far(model.name))
+        self._loading_since.pop(model.name, None)
         if state != "ready":
             return Replica(model.name, state, model.reason or "" if model.state else "not loaded")
         if (illness := self._pulses.illness(model.name)) is not None:
             return Replica(model.name, "unavailable", illness)
-        if (known := self._known(model.name)) is not None:
+        known = self._known(model.name)
+        if known is not None and time.time() - known.described < self._trust:
             return known
         try:
             description = await self._backend.describe(model.name)
         except ApiError as error:
-            return Replica(model.name, "unavailable", error.message)
+            # One that was ready is no worse for a late answer: whether it lives is for the pulses to say.
+            return known or Replica(model.name, "unavailable", error.message)
         except Exception:
             _log.exception("group %s could not be asked for its description", model.name)
             return Replica(model.name, "unavailable", "it could not be asked for its description")
-        return Replica(model.name, "ready", "", description, int(time.time()))
+        since = int(time.time()) if known is None or known.description != description else known.since
+        return Replica(model.name, "ready", "", description, since, time.time())
+
+    def _time_so_far(self, model: str) -> str:
+        since = self._loading_since.setdefault(model, time.monotonic())
+        return f"{time.monotonic() - since:.0f} s so far"
 
     def _known(self, model: str) -> Replica | None:
         """The ready replica as it was seen before."""

@@ -16,6 +16,7 @@ from proxy.config import ProxyConfig
 from proxy.context import App, Context
 from proxy.groups import Groups
 from proxy.health import health
+from proxy.load_notes import LoadNotes
 from proxy.meter import Meter
 from proxy.metrics import metrics
 from proxy.models import models
@@ -74,7 +75,8 @@ def _manage_context(app: App, config: ProxyConfig, backend: Backend | None) -> N
             from proxy.traced_backend import TracedBackend  # which imports OpenTelemetry
 
             speaker = TracedBackend(speaker, tracing)
-        groups = Groups(speaker, pulses=Pulses(speaker, config.pass_timeout))
+        pulses, notes = Pulses(speaker, config.pass_timeout), LoadNotes(config.run_dir)
+        groups = Groups(speaker, pulses=pulses, loads=notes.reasons)
         replicas = Replicas(speaker, groups)
         app.ctx.context = Context(config, replicas, groups, admission, app.ctx.shutdown, Meter(groups), tracing)
         app.ctx.refreshing = asyncio.create_task(groups.run())

@@ -4,10 +4,12 @@ Usage: readiness.py NAME=URL... It never gives up: the launcher ends it when wha
 """
 
 import json
+import os
 import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 POLL_SECONDS = 0.3
 QUIET_SECONDS = 15  # between two lines of progress where there is no terminal
@@ -41,6 +43,16 @@ def all_groups_ready(body: bytes) -> bool:
     return all(group["state"] == "ready" for group in groups)
 
 
+def phase_of(name: str) -> str:
+    """What `model NAME` is doing, as load_note.py has it; nothing where there is no note."""
+    path = Path(os.environ.get("TAKEOFF_RUN_DIR", ""), "loading", f"{name.removeprefix('model ')}.json")
+    try:
+        note = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return ""
+    return f", {note['phase']}" + ("" if note["share"] is None else f" {note['share']:.0%}")
+
+
 class Progress:
     """How long something has been waited for: a line rewritten on a terminal, repeated elsewhere."""
 
@@ -52,16 +64,16 @@ class Progress:
     def show(self) -> None:
         """Show the seconds so far, if it is time to."""
         now = time.monotonic()
-        line = f"Waiting for {self.name}: {now - self.started:.0f} s"
+        line = f"Waiting for {self.name}: {now - self.started:.0f} s{phase_of(self.name)}"
         if sys.stdout.isatty():
-            print(f"\r{line}", end="", flush=True)
+            print(f"\r{line}\033[K", end="", flush=True)
         elif self.shown_at is None or now - self.shown_at >= QUIET_SECONDS:
             print(line, flush=True)
             self.shown_at = now
 
     def finish(self) -> None:
         """Say that the waiting is over."""
-        start = "\r" if sys.stdout.isatty() else ""
+        start = "\r\033[K" if sys.stdout.isatty() else ""
         print(f"{start}{self.name} is ready after {time.monotonic() - self.started:.0f} s", flush=True)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
 from proxy.backend import ModelDescription, ModelState
-from proxy.errors import InternalError, ModelNotFoundError, UnavailableError
+from proxy.errors import DeadlineError, InternalError, ModelNotFoundError, UnavailableError
 from proxy.groups import Groups
+from proxy.load_notes import LoadNotes
 from tests.proxy.conftest import Server
 from tests.proxy.fakes import DESCRIPTION, FakeBackend
 
@@ -32,6 +37,27 @@ async def test_a_ready_group_is_described_once(backend: FakeBackend) -> None:
     await groups.refresh()
     assert await groups.ready("primary") == DESCRIPTION
     assert backend.num_index_calls == 2
+
+
+async def test_a_group_that_was_replaced_is_described_anew_but_a_late_answer_changes_nothing(
+    backend: FakeBackend,
+) -> None:
+    groups = Groups(backend, trust=0)
+    await groups.ready("primary")
+    backend.description = ModelDescription("other", 1, "", "", "", "", 1)
+    await groups.refresh()
+    assert (await groups.ready("primary")).name == "other"
+
+    class Late(FakeBackend):
+        async def describe(self, group: str) -> ModelDescription:
+            if self.num_index_calls > 1:
+                raise DeadlineError("late")
+            return DESCRIPTION
+
+    groups = Groups(Late(), trust=0)
+    await groups.ready("primary")
+    await groups.refresh()
+    assert await groups.ready("primary") == DESCRIPTION
 
 
 async def test_a_group_that_was_away_is_described_anew(backend: FakeBackend) -> None:
@@ -194,6 +220,28 @@ async def test_an_unknown_name_may_be_the_alias_of_a_group_that_is_still_loading
         await groups.ready("gpt-4")
 
 
+async def test_what_a_load_is_doing_is_told_also_while_triton_itself_starts(
+    backend: FakeBackend, tmp_path: Path
+) -> None:
+    note = tmp_path / "loading" / "primary.json"
+    note.parent.mkdir()
+    since = time.time() - 12.2
+    note.write_text(json.dumps({"phase": "loading weights", "share": 0.43, "since": since, "pid": os.getpid()}))
+    (note.parent / "broken.json").write_text("{")
+    groups = Groups(backend, loads=LoadNotes(str(tmp_path)).reasons)
+    backend.states = [ModelState("primary", "LOADING")]
+    with pytest.raises(UnavailableError, match="'primary' is still loading: loading weights 43%, 12 s so far"):
+        await groups.ready("primary")
+
+    starting = Groups(backend, loads=LoadNotes(str(tmp_path)).reasons)
+    backend.failure = UnavailableError("Triton is away.")
+    with pytest.raises(UnavailableError, match="'primary' is still loading: loading weights 43%"):
+        await starting.ready("primary")
+    note.write_text(json.dumps({"phase": "loading weights", "share": 0.43, "since": since, "pid": 2**22 + 1}))
+    with pytest.raises(UnavailableError, match="Triton is away"):
+        await starting.ready("primary")
+
+
 async def test_models_says_why_a_group_is_not_ready(server: Server, backend: FakeBackend) -> None:
     backend.states = [ModelState("primary", "READY"), ModelState("second", "UNAVAILABLE", "no memory")]
     await server.app.ctx.context.groups.refresh()
@@ -226,7 +274,7 @@ async def test_ready_means_that_one_group_can_answer(server: Server, backend: Fa
     await groups.refresh()
     response = await server.http.get("/health/ready")
     assert response.status_code == 503
-    assert response.json()["groups"] == [{"name": "primary", "state": "loading", "reason": ""}]
+    assert response.json()["groups"] == [{"name": "primary", "state": "loading", "reason": "0 s so far"}]
     assert response.json()["error"]["message"] == "No consumer group is ready."
     assert response.headers["retry-after"]
     backend.failure = UnavailableError("Triton is away.")

@@ -161,7 +161,7 @@ async def test_replicas_show_as_one_group_that_is_as_ready_as_its_readiest(
     assert primary == {
         "name": "primary",
         "state": "ready",
-        "reason": "1 of 3 replicas are ready: primary is loading, primary--10 is unavailable no memory",
+        "reason": "1 of 3 replicas are ready: primary is loading (0 s so far), primary--10 is unavailable (no memory)",
     }
     assert (await server.chat()).status_code == 200
     assert backend.requests[-1][0] == "primary--2"

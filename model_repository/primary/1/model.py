@@ -26,6 +26,7 @@ from llm.grammar import Grammar
 from llm.model_loader import load_model
 from llm.observer import Timeline
 from llm.request import GenerationRequest, TokenConstraint
+from load_note import LoadNote
 from request_log import RequestLog, configure_logging
 from responder import Responder
 from triton_io import ModelInput, ResponseWriter, read_request, read_trace
@@ -45,7 +46,9 @@ class TritonPythonModel:
             config = EngineConfig.from_environment(os.environ, overrides=settings)
             # The engine's thread, and the only one that ever touches torch: why, says `Engine`.
             self._engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-            loaded = self._engine_thread.submit(load_model, config, _gpu_of(args)).result()
+            note = LoadNote(args["model_name"], os.environ)
+            with note.kept():
+                loaded = self._engine_thread.submit(load_model, config, _gpu_of(args), note.write).result()
         except (ConfigError, ModelLoadError) as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._chat_prompt = loaded.chat_prompt

@@ -30,7 +30,7 @@ def _setting(description: str, default: Any = MISSING) -> Any:
 class EngineConfig:
     """Settings of one engine; the environment calls each `TAKEOFF_` + its name in capitals."""
 
-    model_name: str = _setting("hub name or local folder of the model")
+    model_name: str = _setting("hub name, local folder or GGUF file of the model")
     revision: str = _setting("branch, tag or commit of the model's hub repository; unset: its main branch", "")
     trust_remote_code: bool = _setting("`true` runs Python code that comes with the model, as some models need", False)
     served_model_name: tuple[str, ...] = _setting(

@@ -4,10 +4,8 @@ Runs once, before the engine thread starts.
 """
 
 import logging
-import os
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +24,9 @@ from llm.errors import ModelLoadError
 from llm.grammar import Grammars
 from llm.kv_cache import BLOCK_SIZE, KVCache
 from llm.linear import choose_pack
+from llm.load_progress import Listener, LoadProgress
 from llm.memory import free_memory
+from llm.model_files import find_model
 from llm.model_runner import ModelRunner
 from llm.probe import probe_layers
 from llm.request import SamplingParams
@@ -100,7 +100,7 @@ class SkippingDecoder:
         return SkippingDecoder(self._tokenizer, token_ids) if token_ids else self
 
 
-def load_model(config: EngineConfig, gpu: int = 0) -> LoadedModel:
+def load_model(config: EngineConfig, gpu: int = 0, listener: Listener | None = None) -> LoadedModel:
     """Load the model named by `config` and build its engine.
 
     Raises:
@@ -111,7 +111,7 @@ def load_model(config: EngineConfig, gpu: int = 0) -> LoadedModel:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     if config.quant_type == "int8" and device.type != "cpu":
         raise ModelLoadError(f"TAKEOFF_QUANT_TYPE=int8 is for a CPU, and the device is {device.type}: use none")
-    model, tokenizer, generation = _fetch(config, device, dtype)
+    model, tokenizer, generation = _fetch(config, device, dtype, LoadProgress(listener))
     rules = probe_layers(model)
     layers = {number: rule.shape for number, rule in rules.items()}
     decoder = build_decoder(model, rules, choose_pack(device, dtype, config.quant_type))
@@ -168,28 +168,35 @@ def choose_device(name: str, gpu: int = 0) -> torch.device:
     return torch.device("cuda", gpu)
 
 
-def _fetch(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, GenerationConfig]:
+def _fetch(
+    config: EngineConfig, device: torch.device, dtype: torch.dtype, progress: LoadProgress
+) -> tuple[Any, Any, GenerationConfig]:
     name = config.model_name
-    source = {"revision": config.revision or None, "trust_remote_code": config.trust_remote_code}
-    looks_local = name.startswith(("/", "./", "../", "~"))
-    path = os.path.expanduser(name)
-    if looks_local and not Path(path).is_dir():
-        raise ModelLoadError(f"TAKEOFF_MODEL_NAME={name}: there is no such folder")
+    files = find_model(config, progress)
+    source: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if files.gguf is not None:
+        source["gguf_file"] = files.gguf
     try:
-        architecture = AutoConfig.from_pretrained(path, **source).model_type
-        tokenizer = AutoTokenizer.from_pretrained(path, **source)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation=IMPLEMENTATION, output_loading_info=True, **source
-        )
+        with progress.of_transformers("reading the GGUF file" if files.gguf else "loading weights"):
+            architecture = AutoConfig.from_pretrained(files.folder, **source).model_type
+            tokenizer = AutoTokenizer.from_pretrained(files.folder, **source)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                files.folder, dtype=dtype, attn_implementation=IMPLEMENTATION, output_loading_info=True, **source
+            )
     except Exception as error:
         reason = " ".join(str(error).split())
         if IMPLEMENTATION in reason:  # transformers looks the name up in a table that old models bring themselves
             reason = f"{architecture} is not supported: it does not use transformers' attention interface"
         elif "Unrecognized configuration class" in reason:  # followed by the two hundred that it knows
             reason = f"{architecture} is no decoder model, which continues a text by itself"
+        elif "trust_remote_code" in reason:
+            reason = (
+                "it brings Python code of its own: set TAKEOFF_TRUST_REMOTE_CODE=true if you trust whoever wrote it"
+            )
         raise ModelLoadError(f"the model {name} cannot be loaded: {reason}") from error
     model, loading = loaded
     _require_decoder(name, model, loading)
+    progress("preparing the engine")
     return model.to(device).eval(), tokenizer, model.generation_config
 
 
