@@ -18,7 +18,7 @@ clients:
 	tests/clients/install.sh
 
 test: install clients
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n 2 $(ARGS)
 
 # The images of docker/, built and run for real; as root, with what tests/containers/run.sh names.
 .PHONY: test-containers

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 # Two test processes share the cores: OpenMP's workers must not spin for long. Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import openai
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.launch.launched import Launched, launched
 
@@ -15,15 +17,17 @@ READY = "Ctrl-C stops it."
 BATCH_SIZE = 8
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what needs the service in one test process, and launches of its own beside it in another."""
-    for item in items:
-        folder = item.path.parent.name
-        if "service" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("service"))
-        elif folder not in ("engine", "proxy", "model_repository"):
-            item.add_marker(pytest.mark.xdist_group(folder))
+class _Shares(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each test process whole files, and everything that asks the one service to the same process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::")[0]
+        return "service" if path.startswith(("tests/clients/", "tests/end_to_end/")) else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Shares:
+    """See pytest-xdist. Its own groups, `loadgroup`, are not kept together under pytest 9.2."""
+    return _Shares(config, log)
 
 
 @pytest.fixture(scope="session")
