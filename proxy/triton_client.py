@@ -67,6 +67,8 @@ _CHANNEL_ARGUMENTS = [
     # In spite of its name, how long an attempt to connect may take: on a busy machine 100 ms were not enough.
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # And a name is looked up no oftener than this, by default 30 s: a container comes back at another address.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
     # Triton is a neighbour: an http_proxy in the environment is not meant for it.
     ("grpc.enable_http_proxy", 0),
 ]

@@ -3,7 +3,7 @@
 #
 # Builds the images of docker/Dockerfile on stand-ins for their base images, which lie in registries, and tries them as
 # real containers: Podman runs them with their own file systems, users, processes and network. Needs root, and Debian's
-# podman, crun, netavark, aardvark-dns, iptables, iproute2 and mmdebstrap; leaves nothing behind.
+# podman, crun, netavark, aardvark-dns, iptables, iproute2, mmdebstrap, nginx and openssl; leaves nothing behind.
 set -euo pipefail
 
 root=$(dirname "$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")")
@@ -24,6 +24,9 @@ main() {
     build all-in-one
     podman images
     announce "Containers"
+    export COMPOSE=$work/compose/compose/docker-compose
+    "$root/.venv/bin/python" -m pip install --quiet --no-deps --target "$work/compose" \
+        --group "$root/pyproject.toml:compose" && chmod +x "$COMPOSE"
     in_a_network_of_its_own "$root/.venv/bin/python" -m pytest -p no:cacheprovider "$here" "$@"
 }
 

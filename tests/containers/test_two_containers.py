@@ -1,18 +1,22 @@
 """Triton's image and the proxy's on one network, both without root and with read-only root file systems."""
 
 import json
+import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.containers.container import Container, podman, running
+from tests.containers.nginx import nginx
 from tests.containers.test_proxy_image import HARDENED
 
 CHAT = {"model": "primary", "messages": [{"role": "user", "content": "Count to ten thousand."}], "stream": True}
+LONG = {"max_tokens": 64, "ignore_eos": True}
 # The process that holds the model; the image has no `ps`.
 STUB = "for p in /proc/[0-9]*; do grep -qs triton_python_b $p/comm && kill -{} ${{p#/proc/}}; done; true"
 
@@ -70,6 +74,24 @@ def test_a_hanging_model_makes_triton_unhealthy_though_triton_calls_it_ready(tri
     triton.wait_until_healthy()
 
 
+def test_nginx_with_the_shipped_configuration_hands_tokens_on_as_they_come(proxy: Container, tmp_path: Path) -> None:
+    with nginx(tmp_path) as certificate:
+        transport = httpx.HTTPTransport(verify=ssl.create_default_context(cafile=str(certificate)), retries=3)
+        with httpx.Client(transport=transport, base_url="https://localhost", timeout=60) as client:
+            whole = client.post("/v1/chat/completions", json={**CHAT, "stream": False, "max_tokens": 8})
+            assert whole.json()["usage"]["completion_tokens"] == 8
+            times = []
+            with client.stream("POST", "/v1/chat/completions", json={**CHAT, **LONG}) as response:
+                assert response.headers["content-type"].startswith("text/event-stream")
+                lines = [line for line in response.iter_lines() if not times.append(time.monotonic())]
+            assert lines[-2:] == ["data: [DONE]", ""]
+            assert times[-1] - times[0] > 0.5  # held back, they would arrive at once
+            assert client.get("/metrics").status_code == 404
+            assert client.get("/v1/nonsense").json()["error"]["code"]
+            redirect = httpx.get("http://localhost/v1/models")
+            assert (redirect.status_code, redirect.headers["location"]) == (308, "https://localhost/v1/models")
+
+
 def test_a_stop_lets_a_running_answer_finish(proxy: Container) -> None:
     lines: list[str] = []
     began = threading.Event()
@@ -80,7 +102,7 @@ def test_a_stop_lets_a_running_answer_finish(proxy: Container) -> None:
                 lines.append(line)
                 began.set()
 
-    body = {**CHAT, "max_tokens": 64, "ignore_eos": True}
+    body = {**CHAT, **LONG}
     listener = threading.Thread(target=listen)
     listener.start()
     assert began.wait(30)
