@@ -59,7 +59,8 @@ class _File:
         return cls(content, _TYPES[path.suffix], f'"{sha256(content).hexdigest()[:20]}"')
 
 
-_FILES = {file.name: _File.read(file) for file in sorted(Path(__file__).with_name("page").iterdir())}
+_FOLDER = Path(__file__).with_name("page")
+_FILES = {file.name: _File.read(file) for file in sorted(_FOLDER.iterdir()) if file.suffix in _TYPES}
 PATHS = frozenset({"/", *(f"/page/{name}" for name in _FILES)})
 
 

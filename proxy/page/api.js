@@ -1,8 +1,9 @@
 // What the page asks the service. Knows nothing of how it looks.
 
 import { eventData } from "./events.js";
+import { Kept } from "./kept.js";
 
-const KEY = "slipstream-api-key";
+const key = new Kept(() => sessionStorage, "slipstream-api-key");
 const LIMIT_SECONDS = 5; // for answers that need no model
 
 /** The service said no; `message` is its sentence. */
@@ -19,12 +20,11 @@ export class Refusal extends Error {
 export class Lost extends Error {}
 
 export function getKey() {
-  return sessionStorage.getItem(KEY) ?? "";
+  return key.text;
 }
 
-export function setKey(key) {
-  if (key) sessionStorage.setItem(KEY, key);
-  else sessionStorage.removeItem(KEY);
+export function setKey(text) {
+  key.text = text;
 }
 
 /** Where a path of the service is, also behind a proxy that serves it under a path of its own. */

@@ -5,6 +5,8 @@ import { ExchangeView } from "./exchange.js";
 import { asCurl, asPython } from "./snippets.js";
 import { Stopwatch } from "./stopwatch.js";
 
+const RETRY_SECONDS = 1; // should the service say that it is there, and still not take a question
+
 /** Sends the event "change" when it begins or ends to answer. */
 export class Chat extends EventTarget {
   #exchanges = [];
@@ -83,7 +85,8 @@ export class Chat extends EventTarget {
       } catch (error) {
         if (!(error instanceof Lost) || exchange.view.text || signal.aborted) throw error;
         exchange.view.waiting("The service does not answer. Your question is sent again as soon as it does");
-        await this.connection.look();
+        this.connection.doubt();
+        await pause(RETRY_SECONDS, signal);
         await this.connection.live(signal);
         exchange.view.waiting("Reading the question");
       }
@@ -130,4 +133,11 @@ export class Chat extends EventTarget {
   #changed() {
     this.dispatchEvent(new Event("change"));
   }
+}
+
+function pause(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, 1000 * seconds);
+    signal.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
+  });
 }

@@ -27,8 +27,16 @@ export class Connection extends EventTarget {
     return this.#looking;
   }
 
+  /** Somebody has met nobody there: take it as true until a look says otherwise. */
+  doubt() {
+    this.state = "away";
+    this.dispatchEvent(new Event("change"));
+    this.look();
+  }
+
   /** Resolves as soon as a group can answer. */
   live(signal) {
+    if (signal.aborted) return Promise.reject(signal.reason);
     if (this.state === "live") return Promise.resolve();
     return new Promise((resolve, reject) => {
       const listening = new AbortController();
@@ -49,7 +57,12 @@ export class Connection extends EventTarget {
       else throw error;
     }
     this.dispatchEvent(new Event("change"));
-    this.#timer = setTimeout(() => document.hidden || this.look(), 1000 * this.#pause());
+    this.#timer = setTimeout(() => this.#isNeeded() && this.look(), 1000 * this.#pause());
+  }
+
+  /** Nobody sees a page in the background, but a question may wait there for the service to come back. */
+  #isNeeded() {
+    return !document.hidden || this.state === "away" || this.state === "unready";
   }
 
   #pause() {

@@ -1,8 +1,10 @@
 // The page: puts its parts together. Each part knows its own corner only.
 
 import { getKey, setKey } from "./api.js";
+import { Banner } from "./banner.js";
 import { Chat } from "./chat.js";
 import { Connection } from "./connection.js";
+import { Follower } from "./follower.js";
 import { Settings } from "./settings.js";
 import { StatusView } from "./status.js";
 import { startTheme } from "./theme.js";
@@ -14,8 +16,8 @@ const connection = new Connection();
 const settings = new Settings(by("parameters"));
 const chat = new Chat(by("log"), settings, connection);
 const statusView = new StatusView(by("service"), by("groups"));
-let wasAway = false;
-let bannerTimer = null;
+const banner = new Banner(by("banner"));
+const follower = new Follower(by("scroller"), by("log"), by("to-end"));
 
 startTheme(by("theme"));
 
@@ -23,7 +25,8 @@ startTheme(by("theme"));
 
 connection.addEventListener("change", () => {
   showGroups();
-  showBanner();
+  banner.show(connection.state === "locked" && getKey() ? "refused" : connection.state);
+  askForKey();
   statusView.show(connection);
   showButtons();
 });
@@ -60,33 +63,14 @@ function about(group) {
   return `${group.model_name} on ${group.device}, up to ${group.max_sequence_length.toLocaleString("en")} tokens.`;
 }
 
-const BANNERS = {
-  away: ["trouble", "The service does not answer. Trying again every second\u2026"],
-  unready: ["notice", "The service is there, but no group can answer yet. This page goes on as soon as one can."],
-  locked: ["notice", "This service asks for an API key. Enter it under Settings."],
-};
+/** A service that asks for a key gets the field for it opened, once. */
+let hasAsked = false;
 
-function showBanner() {
-  const [kind, words] = BANNERS[connection.state] ?? [];
-  const isAway = connection.state === "away" || connection.state === "unready";
-  if (words) say(kind, connection.state === "locked" && getKey() ? "The API key is not one of this service's." : words);
-  else if (wasAway) say("good", "The service is back.", 3);
-  else if (!bannerTimer) by("banner").hidden = true;
-  if (connection.state === "locked" && document.body.dataset.asked !== "yes") {
-    document.body.dataset.asked = "yes";
-    openSettings(true);
-    by("key").focus();
-  }
-  wasAway = isAway;
-}
-
-function say(kind, words, seconds = 0) {
-  clearTimeout(bannerTimer);
-  const banner = by("banner");
-  banner.className = kind;
-  if (banner.textContent !== words) banner.textContent = words;
-  banner.hidden = false;
-  bannerTimer = seconds ? setTimeout(() => ((banner.hidden = true), (bannerTimer = null)), 1000 * seconds) : null;
+function askForKey() {
+  if (connection.state !== "locked" || hasAsked) return;
+  hasAsked = true;
+  openSettings(true);
+  by("key").focus();
 }
 
 by("group").addEventListener("change", showGroups);
@@ -96,7 +80,7 @@ by("group").addEventListener("change", showGroups);
 chat.addEventListener("change", () => {
   by("welcome").hidden = !chat.isEmpty;
   showButtons();
-  follow();
+  follower.follow();
 });
 
 function showButtons() {
@@ -116,7 +100,7 @@ async function send(question) {
   }
   by("question").value = "";
   grow();
-  sticks = true;
+  follower.catchUp();
   const answering = chat.ask(question, by("group").value);
   announce("Answering");
   await answering;
@@ -169,27 +153,6 @@ function grow() {
   question.style.height = "auto";
   question.style.height = `${question.scrollHeight}px`;
 }
-
-// --- scrolling ---------------------------------------------------------------------------------------------------
-
-// The newest text stays in sight until the reader scrolls away from it.
-const scroller = by("scroller");
-let sticks = true;
-
-scroller.addEventListener("scroll", () => {
-  sticks = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
-  by("to-end").hidden = sticks;
-});
-new ResizeObserver(follow).observe(by("log"));
-
-function follow() {
-  if (sticks) scroller.scrollTop = scroller.scrollHeight;
-}
-
-by("to-end").addEventListener("click", () => {
-  sticks = true;
-  follow();
-});
 
 // --- views and settings ------------------------------------------------------------------------------------------
 

@@ -1,15 +1,15 @@
 // Light or dark: the system's, until somebody chooses here.
 
-const KEY = "slipstream-theme";
+import { Kept } from "./kept.js";
 
 export function startTheme(button) {
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const show = (theme) => theme && (document.documentElement.dataset.theme = theme);
-  show(localStorage.getItem(KEY));
+  const chosen = new Kept(() => localStorage, "slipstream-theme");
+  const show = () => chosen.text && (document.documentElement.dataset.theme = chosen.text);
+  show();
   button.addEventListener("click", () => {
     const now = document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
-    const next = now === "dark" ? "light" : "dark";
-    localStorage.setItem(KEY, next);
-    show(next);
+    chosen.text = now === "dark" ? "light" : "dark";
+    show();
   });
 }

@@ -11,9 +11,17 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.page.conftest import Open, Served
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[Served]:
+    locked = Served("sk-right")
+    locked.start()
+    yield locked
+    locked.stop()
 
 
 def ask(page: Page, question: str, *, wait: bool = True) -> Locator:
@@ -195,6 +203,33 @@ def test_a_request_can_be_copied_as_curl_and_as_python_and_both_work(open_page: 
     assert copied(page, exchange, "Copy") == text
 
 
+def test_copying_works_on_pages_without_a_clipboard_of_their_own(open_page: Open):
+    """Browsers give none to pages without TLS, such as those of another machine in the same network."""
+    page = open_page(ready=False)
+    page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.reload()
+    expect(page.locator("#dot")).to_have_class("dot ready")
+    exchange = ask(page, "slow")
+    exchange.get_by_role("button", name="Copy", exact=True).click()
+    expect(exchange.get_by_role("button", name="Copied")).to_be_visible()
+    page.locator("#question").press("Control+v")
+    expect(page.locator("#question")).to_have_value("One two three.")
+
+
+def test_a_browser_that_keeps_nothing_shows_the_page_all_the_same(open_page: Open, locked: Served):
+    page = open_page(locked.url, ready=False)
+    page.add_init_script(
+        """for (const name of ["localStorage", "sessionStorage"])
+            Object.defineProperty(window, name, { get() { throw new DOMException("no", "SecurityError") } })"""
+    )
+    page.reload()
+    page.get_by_label("API key").fill("sk-right")
+    page.get_by_label("API key").press("Enter")
+    expect(page.locator("#dot")).to_have_class("dot ready")
+    page.get_by_role("button", name="Switch between light and dark").click()
+    assert reached_backend(ask(page, "Hello"))["messages"]
+
+
 @pytest.fixture
 def own(served: Served) -> Iterator[Served]:
     """A service that the test may stop."""
@@ -220,6 +255,22 @@ def test_the_page_says_when_the_service_goes_and_goes_on_when_it_comes_back(open
     expect(banner).to_be_hidden(timeout=10_000)
 
 
+def test_a_service_that_takes_no_questions_is_not_overrun_with_them(page: Page):
+    """The status is answered, so that each question would be sent again at once."""
+    asked: list[str] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        route.abort()
+
+    page.route("**/v1/chat/completions", refuse)
+    exchange = ask(page, "Are you there?", wait=False)
+    page.wait_for_timeout(2500)
+    assert 2 <= len(asked) <= 4
+    page.unroute("**/v1/chat/completions")
+    assert reached_backend(exchange)["messages"]
+
+
 def test_waiting_for_a_service_that_is_away_can_be_stopped(open_page: Open, own: Served):
     page = open_page(own.url)
     own.stop()
@@ -227,14 +278,6 @@ def test_waiting_for_a_service_that_is_away_can_be_stopped(open_page: Open, own:
     expect(exchange.locator(".waiting")).to_contain_text("sent again")
     page.keyboard.press("Escape")
     expect(exchange.locator(".figures")).to_have_text("Stopped by you")
-
-
-@pytest.fixture(scope="module")
-def locked() -> Iterator[Served]:
-    locked = Served("sk-right")
-    locked.start()
-    yield locked
-    locked.stop()
 
 
 def test_a_key_is_asked_for_and_kept_in_this_tab_only(open_page: Open, locked: Served):
