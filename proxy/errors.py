@@ -159,7 +159,7 @@ class DeadlineError(ApiError):
 
 def every_reason() -> Iterator[tuple[str, int]]:
     """Each reason there can be, with its status."""
-    kinds: list[type[ApiError]] = [ApiError]
+    kinds = ApiError.__subclasses__()
     for kind in kinds:
         kinds += kind.__subclasses__()
         yield kind("").reason, kind.status

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+LAST_SECONDS = 2.0
+
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
@@ -48,7 +50,8 @@ class Tracing:
 
         service = environ.get("OTEL_SERVICE_NAME") or "slipstream-proxy"
         self._provider = TracerProvider(resource=Resource.create({"service.name": service}), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._exporter = OTLPSpanExporter()
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self.tracer: Tracer = self._provider.get_tracer("slipstream.proxy")
         self.tells_content = environ.get(_CONTENT, "").lower() == "true"
         _log.info("traces are sent by OTLP over HTTP")
@@ -82,5 +85,7 @@ class Tracing:
                     span.set_status(StatusCode.ERROR)
 
     async def close(self) -> None:
-        """Send what is left; a collector that does not answer is given up after a while."""
+        """Send what is left, in two seconds or not at all."""
+        impatience = asyncio.get_running_loop().call_later(LAST_SECONDS, self._exporter.shutdown)
         await asyncio.to_thread(self._provider.shutdown)
+        impatience.cancel()

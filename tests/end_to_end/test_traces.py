@@ -1,6 +1,9 @@
 """One request through the real proxy, Triton and engine is one trace, and has one id in both logs and in its answer."""
 
 import json
+import os
+import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,3 +93,26 @@ def test_a_prompt_that_is_too_long_is_traced_to_where_it_was_refused(traced: Lau
     for name in ("POST /v1/chat/completions", "chat primary", "engine primary"):
         assert spans[name].attributes["error.type"] == "context_length_exceeded"
         assert not spans[name].is_error
+
+
+def test_a_model_that_was_killed_counts_on_where_it_was_and_once_more_as_started(traced: Launched):
+    def engine() -> dict[str, float]:
+        page = httpx.get(f"http://127.0.0.1:{traced.ports['TRITON_METRICS_PORT']}/metrics", timeout=10).text
+        pairs = re.findall(r'^slipstream_engine_(\w+)\{model="primary"\} (\S+)$', page, re.MULTILINE)
+        return {name: float(value) for name, value in pairs}
+
+    assert ask(traced).status_code == 200
+    time.sleep(1.5)  # numbers are carried over once a second
+    before = engine()
+    (stub,) = traced.processes("triton_python_backend_stub")
+    os.kill(stub, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while engine()["starts_total"] == before["starts_total"] or ask(traced).status_code != 200:
+        assert time.monotonic() < deadline, (traced.run_dir / "keeper.log").read_text()
+        time.sleep(0.2)
+    time.sleep(1.5)
+    after = engine()
+    assert after["starts_total"] == before["starts_total"] + 1
+    assert after["start_time_seconds"] > before["start_time_seconds"]
+    assert after["generated_tokens_total"] >= before["generated_tokens_total"] + 5
+    assert after["sequences_running"] == 0

@@ -1,9 +1,10 @@
 """The engine's spans as a real receiver gets them: queue, prefill and decode inside the caller's trace."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
-from engine_traces import EngineTraces, is_asked_for
+from engine_traces import LAST_SECONDS, EngineTraces, is_asked_for
 from llm.errors import OverloadedError
 from llm.observer import Timeline
 from llm.request import GenerationRequest, SamplingParams, Submission
@@ -72,6 +73,16 @@ def test_a_request_that_never_began_has_only_its_wait(receiver: OtlpReceiver):
     assert [span.name for span in spans if span not in (late, refused)] == ["queue", "queue"]
     assert (late.attributes["error.type"], late.is_error) == ("timeout", True)
     assert (refused.attributes["error.type"], refused.is_error) == ("overloaded", False)
+
+
+def test_a_collector_that_is_away_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch):
+    """The exporter tried again for ten seconds; Triton then killed the model, and the service's end was an error."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    traces = EngineTraces("primary", {})
+    traces.refused(timeline(), OverloadedError("full"))
+    began = time.monotonic()
+    traces.stop()
+    assert time.monotonic() - began < LAST_SECONDS + 3
 
 
 def test_a_trace_context_is_read_from_the_requests_parameters_and_nonsense_is_none():

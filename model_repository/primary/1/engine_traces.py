@@ -8,13 +8,15 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 
 from llm.errors import GenerationError
 from llm.observer import Observer, Timeline
 
 log = logging.getLogger(__name__)
+
+LAST_SECONDS = 2.0
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -43,7 +45,8 @@ class EngineTraces(Observer):
 
         service = environ.get("OTEL_SERVICE_NAME") or "slipstream-engine"
         self._provider = TracerProvider(resource=Resource.create({"service.name": service}), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._exporter = OTLPSpanExporter()
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("slipstream.engine")
         self._model = model
         self._ended: SimpleQueue[tuple[Timeline, str] | None] = SimpleQueue()
@@ -61,10 +64,13 @@ class EngineTraces(Observer):
         self._ended.put((timeline, error.code or error.kind))
 
     def stop(self) -> None:
-        """Send what is left."""
+        """Send what is left, in two seconds or not at all: Triton gives a model ten to end."""
         self._ended.put(None)
         self._thread.join()
+        impatience = Timer(LAST_SECONDS, self._exporter.shutdown)
+        impatience.start()
         self._provider.shutdown()
+        impatience.cancel()
 
     def _run(self) -> None:
         while (ended := self._ended.get()) is not None:
