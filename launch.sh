@@ -209,6 +209,9 @@ proxy_addresses=(
     "$host:TAKEOFF_OPENAI_PORT=$port"
     ${native_port:+"$host:TAKEOFF_PORT=$native_port"}
 )
+[[ -z ${TAKEOFF_ADMIN_KEY:-} ]] ||
+    triton_addresses+=("${TAKEOFF_ADMIN_HOST:-127.0.0.1}:TAKEOFF_ADMIN_PORT=${TAKEOFF_ADMIN_PORT:-8004}")
+keeper_path=$root:$root/model_repository:$root/model_repository/primary/1 # it renders groups, too
 triton_urls=() # filled once the groups are known
 
 check_ports() { step "$python" "$root/setup/ports.py" "$@" || exit 1; }
@@ -264,7 +267,7 @@ start_proxy() {
 # Looks after the models beside Triton.
 start_keeper() {
     [[ -n $is_ready ]] || begin_log keeper.log
-    TAKEOFF_RUN_DIR=$run_dir TAKEOFF_TRITON_URL=$(reachable "$triton_host"):$grpc_port PYTHONPATH=$root \
+    TAKEOFF_RUN_DIR=$run_dir TAKEOFF_TRITON_URL=$(reachable "$triton_host"):$grpc_port PYTHONPATH=$keeper_path \
         start "$python" -P -m keeper >>"$run_dir/keeper.log" 2>&1
     keeper_pid=$child
 }

@@ -1,1 +1,1 @@
-"""Looks after Triton from beside it: heals models whose process died or hangs. Knows neither HTTP clients nor torch."""
+"""Looks after Triton from beside it: heals models whose process died or hangs, changes groups at run time. No torch."""

@@ -25,7 +25,11 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s"
     )
-    asyncio.run(keep(config))
+    try:
+        asyncio.run(keep(config))
+    except OSError as error:
+        sys.stderr.write(f"TAKEOFF_ADMIN_PORT={config.admin_port} cannot be used: {error.strerror}; give a free port\n")
+        return 1
     return 0
 
 
@@ -33,6 +37,12 @@ async def keep(config: KeeperConfig) -> None:
     """Run every room of the keeper until SIGTERM or SIGINT; a room that fails ends them all."""
     triton, locks = GrpcTriton(config.triton_url), GroupLocks()
     healing = Healing(triton, Stubs(config.repository), locks, config.pass_timeout)
+    runner = None
+    if config.admin_key:
+        from keeper.admin import serve_admin  # which imports a web server, and what renders groups
+        from keeper.group_room import GroupRoom
+
+        runner = await serve_admin(config, GroupRoom(triton, config.repository, locks, healing, os.environ))
     rooms = [asyncio.create_task(healing.run())]
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, lambda: [room.cancel() for room in rooms])
@@ -44,6 +54,8 @@ async def keep(config: KeeperConfig) -> None:
         for room in rooms:
             room.cancel()
         await asyncio.wait(rooms)
+        if runner is not None:
+            await runner.cleanup()
         await triton.close()
 
 

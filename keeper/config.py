@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+_MIN_KEY_LENGTH = 16
+
 
 class ConfigError(ValueError):
     """A setting that cannot be used; the message names the key, the value and the fix in one line."""
@@ -31,10 +33,22 @@ def _seconds(raw: str) -> float:
     return value
 
 
-def _setting(env: str, description: str, parse: Callable[[str], Any], default: str) -> Any:
+def _key(raw: str) -> str:
+    if raw and (len(raw) < _MIN_KEY_LENGTH or not raw.isascii() or not raw.isprintable() or " " in raw):
+        raise ValueError(f"at least {_MIN_KEY_LENGTH} printable ASCII characters without spaces")
+    return raw
+
+
+def _port(raw: str) -> int:
+    if not (raw.isascii() and raw.isdecimal() and 1 <= int(raw) <= 65535):
+        raise ValueError("a port number from 1 to 65535")
+    return int(raw)
+
+
+def _setting(env: str, description: str, parse: Callable[[str], Any], default: str, *, is_secret: bool = False) -> Any:
     """Declare a field whose default is written as its variable would be and parsed the same way."""
-    metadata = {"env": env, "description": description, "parse": parse, "default": default}
-    return field(default=parse(default), metadata=metadata)
+    metadata = {"env": env, "description": description, "parse": parse, "default": default, "is_secret": is_secret}
+    return field(default=parse(default), metadata=metadata, repr=not is_secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,15 @@ class KeeperConfig:
         _seconds,
         "300",
     )
+    admin_key: str = _setting(
+        "TAKEOFF_ADMIN_KEY",
+        "key that the admin API asks for, at least 16 characters; unset: there is no admin API",
+        _key,
+        "",
+        is_secret=True,
+    )
+    admin_host: str = _setting("TAKEOFF_ADMIN_HOST", "address of the admin API", str, "127.0.0.1")
+    admin_port: int = _setting("TAKEOFF_ADMIN_PORT", "port of the admin API", _port, "8004")
 
     @property
     def repository(self) -> Path:
@@ -78,5 +101,6 @@ class KeeperConfig:
             try:
                 values[setting.name] = setting.metadata["parse"](raw)
             except ValueError as error:
-                raise ConfigError(f"{env}={raw!r} cannot be used: set it to {error}") from None
+                shown = "..." if setting.metadata["is_secret"] else repr(raw)
+                raise ConfigError(f"{env}={shown} cannot be used: set it to {error}") from None
         return cls(**values)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from llm.config import ENVIRONMENT_PREFIX, EngineConfig
@@ -18,7 +18,7 @@ from llm.errors import ConfigError
 DEFAULT_GROUP = "primary"
 # Becomes a folder's name, a Triton model's name and part of URLs.
 _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_REPLICA_NAME = re.compile(r".+--\d+")
+_REPLICA_NAME = re.compile(r"(?P<group>.+)--(?P<replica>\d+)")
 # What one replica of a group may have otherwise than another: none of it changes an answer.
 _REPLICAS_OWN = ("device", "page_cache_size", "max_batch_size", "max_batch_tokens", "max_queue_size")
 # Beside the engine's settings: TAKEOFF_CONSUMER_GROUP and TAKEOFF_CUDA_VISIBLE_DEVICES in the environment.
@@ -40,6 +40,12 @@ class Reader:
     settings: Mapping[str, str]
     gpu: int = 0
     replica: int = 1
+
+    @classmethod
+    def of_model(cls, model: str, settings: Mapping[str, str], gpu: int) -> Self:
+        """The reader whose model has this name."""
+        match = _REPLICA_NAME.fullmatch(model)
+        return cls(match["group"], settings, gpu, int(match["replica"])) if match else cls(model, settings, gpu)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,16 +104,45 @@ def _resolved_model(name: str) -> str:
     return name
 
 
+def readers_of_group(
+    group: str, entries: Sequence[Mapping[str, Any]], others: Sequence[Reader], environ: Mapping[str, str]
+) -> list[Reader]:
+    """The readers that shall serve `group` beside `others`, each with the keys of a reader in the file.
+
+    What names things is not taken from the environment: it names the first group already.
+
+    Raises:
+        ConfigError: a value cannot be used; the message names key, value and fix.
+    """
+    names = ("model_name", "consumer_group", "served_model_name", "revision")
+    defaults = {key: value for key, value in _environment_settings(environ).items() if key not in names}
+    readers: list[Reader] = []
+    for number, keys in enumerate(entries, start=1):
+        if keys.get("consumer_group", group) != group:
+            raise ConfigError(
+                f"reader {number}: consumer_group={keys['consumer_group']!r} is not {group!r}; leave it out"
+            )
+        readers.append(
+            _reader_among([*others, *readers], f"reader {number}", {**keys, "consumer_group": group}, defaults)
+        )
+    return readers
+
+
 def _readers_of_file(path: Path, defaults: Mapping[str, str]) -> list[Reader]:
     """The file's readers; the environment's settings stand in for what a reader leaves out."""
     readers: list[Reader] = []
     for name, keys in _entries(path, _load(path)).items():
-        try:
-            given = {key: _text(_known(key), value) for key, value in keys.items() if value is not None}
-            readers.append(_among(readers, _reader({**defaults, **given})))
-        except ConfigError as error:
-            raise ConfigError(f"{path}, reader {name}: {_in_words_of_the_file(str(error), keys)}") from None
+        readers.append(_reader_among(readers, f"{path}, reader {name}", keys, defaults))
     return sorted(readers, key=lambda reader: [other.group for other in readers].index(reader.group))
+
+
+def _reader_among(others: Sequence[Reader], label: str, keys: Mapping[str, Any], defaults: Mapping[str, str]) -> Reader:
+    """The reader that these keys describe; `label` says in a refusal whose they are."""
+    try:
+        given = {key: _text(_known(key), value) for key, value in keys.items() if value is not None}
+        return _among(others, _reader({**defaults, **given}))
+    except ConfigError as error:
+        raise ConfigError(f"{label}: {_in_words_of_the_file(str(error), keys)}") from None
 
 
 def _among(others: Sequence[Reader], reader: Reader) -> Reader:

@@ -53,6 +53,17 @@ def render(readers: Sequence[Reader], folder: Path, count_gpus: Callable[[], int
         write_model(folder / config.name, config)
 
 
+def read_back(folder: Path) -> list[Reader]:
+    """The readers whose models have been rendered into `folder`, by name."""
+    readers = []
+    for path in sorted(folder.glob("*/config.pbtxt"), key=lambda path: (len(path.parent.name), path)):
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        settings = {name: value.string_value for name, value in config.parameters.items()}
+        gpus = config.instance_group[0].gpus
+        readers.append(Reader.of_model(config.name, settings, gpus[0] if gpus else 0))
+    return readers
+
+
 def device_of(reader: Reader, count_gpus: Callable[[], int]) -> str:
     """`cpu` or `cuda`: what the reader asks for, else cuda when there is one.
 

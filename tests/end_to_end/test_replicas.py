@@ -9,8 +9,13 @@ import httpx
 import pytest
 import pytest_asyncio
 from manifest import read_readers
-from render import render
+from render import read_back, render
 
+from keeper.group_locks import GroupLocks
+from keeper.group_room import GroupRoom
+from keeper.healing import Healing
+from keeper.stub import Stubs
+from keeper.triton import GrpcTriton
 from proxy.backend import GenerateRequest, Prompt, Usage
 from proxy.groups import Groups
 from proxy.replicas import Replicas
@@ -21,6 +26,7 @@ from tests.launch.launched import ROOT
 
 BATCH_SIZE = 4
 NUM_TOKENS = 10
+PASS_SECONDS = 0.1
 
 
 def repository(folder: Path) -> list[str]:
@@ -43,7 +49,7 @@ def repository(folder: Path) -> list[str]:
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareTriton]:
     folder = tmp_path_factory.mktemp("replicas")
     models = repository(folder)
-    with bare_triton(folder / "models", models, folder / "log", PASS_SECONDS="0.1") as triton:
+    with bare_triton(folder / "models", models, folder / "log", PASS_SECONDS=str(PASS_SECONDS)) as triton:
         triton.wait_until_ready(*models)
         yield triton
 
@@ -57,10 +63,10 @@ async def replicas(triton: BareTriton) -> AsyncIterator[Replicas]:
     await backend.close()
 
 
-async def ask(replicas: Replicas, group: str, *turns: str) -> Usage:
+async def ask(replicas: Replicas, group: str, *turns: str, num_tokens: int = NUM_TOKENS) -> Usage:
     """Ask with the turns of a conversation, the user's first."""
     messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
-    sampling = {"max_tokens": NUM_TOKENS, "ignore_eos": True, "temperature": 0}
+    sampling = {"max_tokens": num_tokens, "ignore_eos": True, "temperature": 0}
     request = GenerateRequest(Prompt(messages=messages), sampling, stream=True)
     pieces = [piece async for some in replicas.generate(group, request) for piece in some]
     assert pieces[-1].usage
@@ -86,6 +92,21 @@ async def test_the_turns_of_a_conversation_find_their_beginning_in_one_replicas_
         await ask(replicas, "double", first)
         usage = await ask(replicas, "double", first, "Yes?", "And one more turn.")
         assert usage.cached_tokens > 0
+
+
+async def test_a_running_answer_outlives_the_replacement_of_its_model(triton: BareTriton, replicas: Replicas):
+    """The new model is the real one, which does not wait: that it answers at once shows that it serves."""
+    repository = triton.log.parent / "models"
+    admin = GrpcTriton(f"127.0.0.1:{triton.grpc_port}")
+    room = GroupRoom(admin, repository, GroupLocks(), Healing(admin, Stubs(repository), GroupLocks(), 300.0), {})
+    (settings,) = [reader.settings for reader in read_back(repository) if reader.group == "single"]
+    running = asyncio.create_task(ask(replicas, "single", "Hi", num_tokens=240))
+    await asyncio.sleep(0.5)
+    assert not await room.put("single", [{**settings, "max_batch_size": BATCH_SIZE + 1}])
+    assert not running.done()
+    assert await seconds(replicas, "single", ["Hi"]) < NUM_TOKENS * PASS_SECONDS
+    assert (await running).completion_tokens == 240
+    await admin.close()
 
 
 def test_triton_itself_answers_for_the_group_by_its_name(triton: BareTriton):
