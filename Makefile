@@ -1,5 +1,5 @@
 # What people and CI call. Every target installs what it needs into .venv first, which costs nothing when it is there.
-.PHONY: install clients check test bench bench-path test-gpu bench-gpu
+.PHONY: install clients check test bench bench-path bench-proxy test-gpu bench-gpu
 
 TYPED := proxy keeper setup benchmarks model_repository model_repository/primary/1
 
@@ -11,7 +11,7 @@ check: install
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy $(foreach folder,$(TYPED),$(wildcard $(folder)/*.py))
 	.venv/bin/shellcheck launch.sh setup/*.sh tests/clients/*.sh tests/clients/scripts/*.sh \
-		tests/containers/*.sh .ci/run
+		tests/containers/*.sh benchmarks/proxy_peers/*.sh .ci/run
 
 # The clients that the service is tried with, in places of their own.
 clients:
@@ -39,3 +39,7 @@ test-gpu: install
 
 bench-gpu: install
 	.venv/bin/python benchmarks/bench_gpu.py $(ARGS)
+
+# What the proxy costs by itself, beside litellm's and a bare FastAPI.
+bench-proxy: install
+	.venv/bin/python benchmarks/bench_proxy.py $(ARGS)

@@ -173,7 +173,9 @@ def naming(fields: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except ApiError as error:
-        error.param = fields.get(error.param or "", error.param)
+        if (theirs := error.param or "") in fields:
+            error.param = fields[theirs]
+            error.message = re.sub(rf"^{theirs}\b", f"'{error.param}'", error.message)
         raise
 
 

@@ -81,12 +81,16 @@ class Record:
         self.usage = pieces[-1].usage
         if not self.is_stream:
             return
+        most = total = pieces[-1].num_tokens
         self._num_choices = max(self._num_choices, pieces[-1].index + 1)
+        if len(pieces) > 1:
+            most = max(piece.num_tokens for piece in pieces)
+            total = sum(piece.num_tokens for piece in pieces)
         if self.first_token_seconds is None:
             self._begin_stream(now - self._started)
-        elif most := max(piece.num_tokens for piece in pieces):
+        elif most:
             self._gaps.observe((now - self._last_response) / most)
-        self._merged.observe(sum(piece.num_tokens for piece in pieces))
+        self._merged.observe(total)
         self._last_response = now
 
     def fail(self, error: Exception) -> None:

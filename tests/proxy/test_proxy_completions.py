@@ -132,11 +132,12 @@ def test_the_engines_name_of_a_field_becomes_the_clients() -> None:
 
 
 async def test_a_prompt_that_the_engine_refuses_is_called_prompt(server: Server, backend: FakeBackend) -> None:
-    backend.script = respond(InvalidRequestError("Too long.", param="text_input", code="context_length_exceeded"))
+    refusal = InvalidRequestError("text_input is too long.", param="text_input", code="context_length_exceeded")
+    backend.script = respond(refusal)
     response = await complete(server)
     assert response.status_code == 400
     assert response.json()["error"] == {
-        "message": "Too long.",
+        "message": "'prompt' is too long.",
         "type": "invalid_request_error",
         "param": "prompt",
         "code": "context_length_exceeded",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -258,3 +259,36 @@ async def test_a_taken_port_costs_one_line_and_status_1(setting: str) -> None:
     assert err.decode().count("\n") == 1
     assert f"{setting}=" in err.decode()
     assert "free address" in err.decode()
+
+
+async def test_clients_that_do_not_read_cost_little_memory() -> None:
+    """Eight ask for 200 MB each and read nothing: what waits for them waits in Triton, not here."""
+    num_made = 0
+
+    async def flood(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        nonlocal num_made
+        for _ in range(50_000):
+            num_made += 1
+            yield response(("x" * 4096, piece(0)))
+
+    def resident_bytes(process: Process) -> int:
+        return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    async with running(FakeTriton(flood)) as triton, proxy(triton) as (process, url):
+        before = resident_bytes(process)
+        writers = []
+        for _ in range(8):
+            _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port, limit=1)
+            body = json.dumps({**BODY, "stream": True}).encode()
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n"
+            writer.write(head % len(body) + body)
+            writers.append(writer)
+        made = -1
+        async with asyncio.timeout(60):
+            while made != num_made or not num_made:  # until all of it stands still
+                made = num_made
+                await asyncio.sleep(1)
+        assert made < 8 * 50_000
+        assert resident_bytes(process) - before < 64 << 20
+        for writer in writers:
+            writer.close()
