@@ -26,6 +26,14 @@ def test_log_probabilities_belong_to_the_text(client: openai.OpenAI):
     assert [entry.logprob for entry in streamed] == pytest.approx([entry.logprob for entry in content], abs=1e-3)
 
 
+def test_no_top_log_probabilities_are_an_empty_list(client: openai.OpenAI):
+    for more in ({}, {"top_logprobs": 0}):
+        asked: Any = {"model": "primary", "messages": HELLO, "max_tokens": 2, "logprobs": True, **more}
+        logprobs = client.chat.completions.create(**asked).choices[0].logprobs
+        assert logprobs is not None
+        assert [token.top_logprobs for token in logprobs.content or []] == [[], []]
+
+
 def test_a_bias_decides(client: openai.OpenAI, base_url: str):
     tokens = httpx.post(f"{base_url}/tokenize", json={"model": "primary", "prompt": " banana"}).json()["tokens"]
     answer = client.chat.completions.create(

@@ -112,6 +112,21 @@ def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path, caplog: py
     assert keys.owner("Bearer sk-bob") == "bob"
 
 
+async def test_a_key_that_is_written_into_the_file_opens_and_one_that_is_struck_out_does_not(
+    serve: Serve, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("alice sk-alice\n")
+    server = await serve(api_keys_file=str(file))
+    assert (await chat(server, ALICE)).status_code == 200
+    assert (await chat(server, BOB)).status_code == 401
+    file.write_text("bob sk-bob\n")
+    async with asyncio.timeout(10):
+        while (await chat(server, BOB)).status_code != 200:  # noqa: ASYNC110 (a file has no event)
+            await asyncio.sleep(0.1)
+    assert (await chat(server, ALICE)).status_code == 401
+
+
 @pytest.mark.parametrize("content", [b"", b"# nothing\n", b"a b c\n", b"\xff\n", None])
 def test_a_file_that_cannot_be_used_stops_the_start(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "keys"
