@@ -135,6 +135,7 @@ def test_a_shape_that_cannot_be_had_is_refused(client: openai.OpenAI, fields: di
         client.chat.completions.create(**ASK, extra_body=fields)
     assert refusal.value.param == param
     assert says in str(refusal.value)
+    assert "verbose" not in str(refusal.value)
 
 
 def test_a_schema_in_the_batch_changes_nobody_elses_answer(client: openai.OpenAI):

@@ -65,7 +65,7 @@ class GrammarConstraint:
         """See `request.TokenConstraint`."""
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if self._matcher.is_error():
-            reason = _shortened(" ".join(self._matcher.get_error().split()))
+            reason = _one_line(self._matcher.get_error())
             raise InvalidRequestError(f"The answer's grammar cannot be followed any further: {reason}", param="grammar")
 
     def advance(self, token_id: int) -> None:
@@ -216,15 +216,17 @@ _TOOL = re.compile(r'call_\d+: "(?:{\\"name\\": \\")?(?P<name>[\w.-]+)')
 
 
 def _refusal(grammar: Grammar, reason: str) -> InvalidRequestError:
-    line = " ".join(reason.split())
+    line = _one_line(reason)
     what = "schema" if grammar.kind.startswith("json") else "grammar"
     if grammar.param == "tools":
         what = "tools"
         if found := _IN_RULE.search(line):
             tool = _TOOL.match(grammar.text.splitlines()[int(found["line"]) - 1])
             what, line = f"parameters of the tool {tool and tool['name']!r}", found["reason"]
-    return InvalidRequestError(f"The {what} cannot be used: {_shortened(line)}", param=grammar.param)
+    return InvalidRequestError(f"The {what} cannot be used: {line}", param=grammar.param)
 
 
-def _shortened(line: str) -> str:
+def _one_line(text: str) -> str:
+    """What llguidance says, without the place where it would have said more."""
+    line = " ".join(text.replace("<non-verbose/>", "").split())
     return line if len(line) < 300 else f"{line[:297]}..."
