@@ -84,11 +84,15 @@ build() {
     announce "$1 is built"
 }
 
-# Ports 3003 and 3000 are free there, nothing outside can be reached, and a hybrid cgroup hierarchy, which crun
-# refuses, is out of sight.
+# Ports 3003 and 3000 are free there, nothing outside can be reached, and all processes end with the last line. Podman's
+# record of networks is apart from the machine's, and a hybrid cgroup hierarchy, which crun refuses, is out of sight.
 in_a_network_of_its_own() {
+    mkdir -p /run/containers /run/netns
     # shellcheck disable=SC2016
-    unshare --mount --net bash -euc 'ip link set lo up; mount -t tmpfs none /sys/fs/cgroup; exec "$@"' - "$@"
+    unshare --mount --net --pid --fork --mount-proc --kill-child bash -euc '
+        ip link set lo up
+        for folder in /sys/fs/cgroup /run/containers /run/netns; do mount -t tmpfs none "$folder"; done
+        "$@"' - "$@"
 }
 
 main "$@"

@@ -87,7 +87,7 @@ def test_nginx_with_the_shipped_configuration_hands_tokens_on_as_they_come(proxy
             assert lines[-2:] == ["data: [DONE]", ""]
             assert times[-1] - times[0] > 0.5  # held back, they would arrive at once
             assert client.get("/metrics").status_code == 404
-            assert client.get("/v1/nonsense").json()["error"]["code"]
+            assert client.get("/v1/nonsense").json()["error"]["type"] == "invalid_request_error"
             redirect = httpx.get("http://localhost/v1/models")
             assert (redirect.status_code, redirect.headers["location"]) == (308, "https://localhost/v1/models")
 
