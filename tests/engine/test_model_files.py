@@ -73,6 +73,16 @@ def test_a_hubs_model_is_downloaded_once_and_served_from_the_cache_when_the_hub_
     assert not [path for path in hub.asked if "org/tiny" in path]  # a commit never changes
 
 
+def test_a_cache_that_an_older_client_filled_is_served_too(hub: FakeHub, tmp_path: Path):
+    """Its clients kept no list of a repository's files, and such a model was refused: ~/.takeoff_cache, for one."""
+    found = find(tmp_path, hub.url, {})
+    [listing] = tmp_path.glob("hub/models--org--tiny/trees/*.json")
+    listing.unlink()
+    for environ in ({}, {"HF_HUB_OFFLINE": "1"}):
+        again = find(tmp_path, NOWHERE, {}, **environ)
+        assert again["names"] == found["names"]
+
+
 def test_a_revision_is_pinned_and_an_unknown_one_is_named(hub: FakeHub, tmp_path: Path):
     assert COMMIT in find(tmp_path, hub.url, {"revision": "v1"})["folder"]
     assert "it has no revision 'v2': set TAKEOFF_REVISION" in find(tmp_path, hub.url, {"revision": "v2"})["error"]

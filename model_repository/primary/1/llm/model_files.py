@@ -14,6 +14,7 @@ from typing import Any
 
 from huggingface_hub import constants, get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -104,12 +105,20 @@ def _from_hub(config: EngineConfig, report: Report) -> ModelFiles:
         return ModelFiles(download(gguf), gguf)
     code = ["*.py"] if config.trust_remote_code else []
     folder = download(*_DESCRIPTION, *code)
-    names = [file.path for file in get_cached_repo_tree(repository, revision=config.revision or None)]
+    names = _names_in(repository, config.revision or None, folder)
     if "config.json" not in names:
         found = _in_folder(folder, repository, sorted(name for name in names if name.endswith(".gguf")))
         return ModelFiles(download(found.gguf or ""), found.gguf)
     has_safetensors = any(name.endswith(".safetensors") for name in names)
     return ModelFiles(download("*.safetensors" if has_safetensors else "pytorch_model*.bin"))
+
+
+def _names_in(repository: str, revision: str | None, folder: Path) -> list[str]:
+    """The files of a repository; of a cache that an older client has filled, which lists none, those that are there."""
+    try:
+        return [file.path for file in get_cached_repo_tree(repository, revision=revision)]
+    except CachedRepoTreeNotFoundError:
+        return [path.name for path in folder.iterdir()]
 
 
 def _repository(name: str) -> tuple[str, str | None]:
