@@ -15,7 +15,7 @@ COMMAND += ["--env=TAKEOFF_MAX_SEQUENCE_LENGTH=1024", "--publish=3000:3000", "--
 
 @pytest.fixture(scope="module")
 def service(model_volumes: list[str]) -> Iterator[Container]:
-    # without the last, Hugging Face's client looks for the hub for minutes
+    # the last spares the look for a hub
     options = ("--env=TAKEOFF_DEVICE=cpu", "--env=TAKEOFF_PAGE_CACHE_SIZE=500MB", "--env=HF_HUB_OFFLINE=1")
     with running("all-in-one", *COMMAND, *options, *model_volumes) as service:
         service.wait_until_healthy()
