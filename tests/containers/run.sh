@@ -11,10 +11,13 @@ here=$root/tests/containers
 python_base=localhost/standin-python
 triton_base=localhost/standin-triton
 work=$(mktemp -d /var/tmp/slipstream-containers.XXXXXX)
+export COMPOSE=$work/compose/compose/docker-compose # for test_compose.py
 
 main() {
     trap clean_up EXIT
     configure_podman
+    install_compose &
+    local compose=$!
     announce "Stand-ins for the base images"
     make_stand_ins
     "$root/.venv/bin/python" "$root/setup/default_model.py" "$(default_model)"
@@ -23,10 +26,8 @@ main() {
     build triton
     build all-in-one
     podman images
+    wait "$compose"
     announce "Containers"
-    export COMPOSE=$work/compose/compose/docker-compose
-    "$root/.venv/bin/python" -m pip install --quiet --no-deps --target "$work/compose" \
-        --group "$root/pyproject.toml:compose" && chmod +x "$COMPOSE"
     in_a_network_of_its_own "$root/.venv/bin/python" -m pytest -p no:cacheprovider "$here" "$@"
 }
 
@@ -63,6 +64,12 @@ driver = "overlay"
 graphroot = "$work/store"
 runroot = "$work/run"
 END
+}
+
+# Where nobody waits for it: packing it takes half a minute.
+install_compose() {
+    "$root/.venv/bin/python" -m pip install --quiet --no-deps --target "$work/compose" --group "$root/pyproject.toml:compose"
+    chmod +x "$COMPOSE"
 }
 
 # Debian with Python, and the same with Triton.
