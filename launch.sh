@@ -9,7 +9,8 @@
 #   install  only sets up: dependency groups of pyproject.toml (default: engine proxy triton)
 #   health   asks what was started with the same settings whether it can answer, says what cannot, exits with 0 or 1
 #
-# Beside Triton runs the keeper, which replaces the process of a model that died or hangs.
+# Beside Triton runs the keeper, which replaces the process of a model that died or hangs. Once the service has been
+# ready, a server that ends by itself is started again, unless it does so five times within a minute each.
 #
 # Settings are TAKEOFF_* environment variables, listed in README.md. Without TAKEOFF_MODEL_NAME a small default
 # model is served. Logs and the rendered model repository lie in .slipstream (TAKEOFF_RUN_DIR); a log that grows too
@@ -39,6 +40,7 @@ log_pid=    # what copies logs, or the errors in them, to our own output
 triton_pid=
 proxy_pid=
 keeper_pid=
+declare -A deaths=() died_at=() # by server: how often in a row, and when it last died, in $SECONDS
 is_ready=
 
 # A volume that keeps the default model keeps the hub's models too, unless Hugging Face's own variables say where.
@@ -75,7 +77,9 @@ run_all() {
     prepare_models
     start_triton
     start_keeper
-    TAKEOFF_TRITON_URL=$(reachable "$triton_host"):$grpc_port start_proxy
+    export TAKEOFF_TRITON_URL
+    TAKEOFF_TRITON_URL=$(reachable "$triton_host"):$grpc_port
+    start_proxy
     [[ -z ${TAKEOFF_FOLLOW_LOGS:-} ]] || follow "$run_dir"/{triton,keeper,proxy}.log
     await_ready "${triton_urls[@]}" "the proxy=http://$(reachable "$host"):$port/health/ready"
     supervise
@@ -243,13 +247,14 @@ start_triton() {
     )
     command+=(
         --model-repository="$run_dir/models" --model-control-mode=explicit --disable-auto-complete-config
-        --exit-on-error=true --exit-timeout-secs=10
+        --exit-on-error="$([[ -n $is_ready ]] && echo false || echo true)" --exit-timeout-secs=10
         --http-address="$triton_host" --http-port="$http_port"
         --grpc-address="$triton_host" --grpc-port="$grpc_port"
         --allow-metrics=true --metrics-address="$triton_host" --metrics-port="$metrics_port"
         --backend-config="python,shm-region-prefix-name=slipstream-$$-"
     )
-    for group in "${groups[@]}"; do command+=(--load-model="$group"); done
+    # what was added or removed while it ran included
+    for group in "$run_dir"/models/*/config.pbtxt; do command+=(--load-model="$(basename "${group%/*}")"); done
     begin_log triton.log
     rm -rf "$run_dir/loading"
     # the Python backend runs the first Python on PATH
@@ -266,18 +271,10 @@ start_proxy() {
 
 # Looks after the models beside Triton.
 start_keeper() {
-    [[ -n $is_ready ]] || begin_log keeper.log
+    begin_log keeper.log
     TAKEOFF_RUN_DIR=$run_dir TAKEOFF_TRITON_URL=$(reachable "$triton_host"):$grpc_port PYTHONPATH=$keeper_path \
         start "$python" -P -m keeper >>"$run_dir/keeper.log" 2>&1
     keeper_pid=$child
-}
-
-# Nobody who asks a model for something notices that the keeper has gone, so it is simply started again.
-watch_keeper() {
-    [[ -n $keeper_pid ]] && ! is_alive "$keeper_pid" || return 0
-    [[ -n $is_ready ]] || fail_with_log "The keeper" "$keeper_pid" keeper.log
-    say "launch.sh: the keeper ended and is started again; see $run_dir/keeper.log"
-    start_keeper
 }
 
 begin_log() {
@@ -334,10 +331,27 @@ watch_servers() {
     # shellcheck disable=SC2086  # what was not started has no id
     wait -n "$timer_pid" $step_pid $triton_pid $keeper_pid $proxy_pid || true
     kill -TERM "$timer_pid" 2>/dev/null || true
-    [[ -z $triton_pid ]] || is_alive "$triton_pid" || fail_with_log Triton "$triton_pid" triton.log
-    [[ -z $proxy_pid ]] || is_alive "$proxy_pid" || fail_with_log "The proxy" "$proxy_pid" proxy.log
-    watch_keeper
+    watch Triton triton "$triton_pid"
+    watch "The keeper" keeper "$keeper_pid"
+    watch "The proxy" proxy "$proxy_pid"
     bound_logs
+}
+
+# Starts a server again that has ended, after a pause that doubles; one that did so before anything was ready, or for
+# the fifth time, ends the launch. What it leaves, such as Triton's models, ends with it.
+watch() {
+    local what=$1 server=$2 pid=$3 status=0
+    [[ -n $pid ]] && ! is_alive "$pid" || return 0
+    ((SECONDS - ${died_at[$server]:--60} < 60)) || deaths[$server]=0
+    died_at[$server]=$SECONDS
+    deaths[$server]=$((deaths[$server] + 1))
+    if [[ -z $is_ready ]] || ((deaths[$server] >= 5)); then fail_with_log "$what" "$pid" "$server.log"; fi
+    wait "$pid" || status=$?
+    say "launch.sh: $what ended and is started again: $("$python" "$root/setup/failure.py" "$run_dir/$server.log" "$status")"
+    kill_group "$pid"
+    [[ $server != triton ]] || rm -f "/dev/shm/slipstream-$$-"*
+    step sleep $((2 ** (deaths[$server] - 1) - 1)) || true
+    "start_$server"
 }
 
 # --- words -------------------------------------------------------------------------------------------------------

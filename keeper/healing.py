@@ -1,7 +1,8 @@
 """Notices models that cannot serve any more, and replaces their process. Runs on the event loop.
 
-A model is ill when Triton says that its process is dead, when it says so itself, when its forward pass lasts too
-long, or when it has answered nothing for as long. Load alone never makes a process dead: a busy one may take its time.
+A model is ill when its process has ended, when it says so itself, when its forward pass lasts too long, or when it has
+answered nothing for as long. Load alone makes nobody ill: a busy process, or a starved one that Triton already calls
+unhealthy, may take its time as long as it is there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from keeper.group_locks import GroupLocks
-from keeper.triton import ModelState, ProcessDeadError, SilenceError, Triton, TritonError
+from keeper.triton import ModelState, SilenceError, Triton, TritonError, UnhealthyError
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +27,11 @@ _STABLE_SECONDS = 120.0
 
 
 class Processes(Protocol):
-    """Ends a model's process."""
+    """Sees and ends the processes of models."""
+
+    def is_running(self, model: str) -> bool:
+        """Whether the model has a process, stopped or hung as it may be."""
+        ...
 
     def kill(self, model: str) -> int:
         """End the model's processes at once; return how many there were."""
@@ -120,8 +125,8 @@ class Healing:
     async def _examine(self, group: str, chart: _Chart) -> str | None:
         try:
             pulse = await self._triton.pulse(group)
-        except ProcessDeadError:
-            return "its process has died"
+        except UnhealthyError:
+            return self._judge_silence(chart) if self._processes.is_running(group) else "its process has died"
         except SilenceError:
             return self._judge_silence(chart)
         except TritonError:

@@ -25,6 +25,10 @@ class Stubs:
                 os.kill(pid, signal.SIGKILL)
         return len(pids)
 
+    def is_running(self, model: str) -> bool:
+        """Whether the model has a process, stopped or hung as it may be."""
+        return any(True for _ in self.of(model))
+
     def of(self, model: str) -> Iterator[int]:
         """The ids of the model's processes."""
         script = self._repository / model / "1" / "model.py"

@@ -15,7 +15,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 _INDEX_SECONDS = 5.0
-# Triton takes a second to find that a model's process is dead.
+# Triton takes a second to find that a model's process gives no heartbeat.
 PULSE_SECONDS = 5.0
 
 _CHANNEL_ARGUMENTS = [
@@ -40,8 +40,8 @@ class SilenceError(TritonError):
     """No answer came in time."""
 
 
-class ProcessDeadError(TritonError):
-    """The model's process has died: Triton knows it for certain."""
+class UnhealthyError(TritonError):
+    """The model's process gave Triton no heartbeat for a second: it has died, or it is stopped or starved."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _translated() -> Iterator[None]:
 
 def _our(status: str, message: str) -> TritonError:
     if "is not healthy" in message:
-        return ProcessDeadError(message)
+        return UnhealthyError(message)
     match status.removeprefix("StatusCode."):
         case "UNAVAILABLE":
             return TritonAwayError(message)

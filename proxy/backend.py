@@ -162,7 +162,7 @@ class Backend(Protocol):
         """Ask a group for a sign of life.
 
         Raises:
-            ProcessDeadError: its process has died, for certain.
+            ProcessDeadError: its process gave Triton no heartbeat for a second.
             DeadlineError: it has not answered in time, which a busy one may.
         """
         ...

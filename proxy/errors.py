@@ -144,7 +144,7 @@ class UnavailableError(ApiError):
 
 
 class ProcessDeadError(UnavailableError):
-    """The group's process has died. Triton knows it for certain, and says so only to requests."""
+    """The group's process gave Triton no heartbeat for a second: most likely it has died."""
 
 
 class NeverSeenError(UnavailableError):

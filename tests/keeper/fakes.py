@@ -16,6 +16,7 @@ class FakeTriton:
         self.beat: Callable[[str], Beat] = lambda _model: HEALTHY
         self.load_failures: list[Exception] = []
         self.index_failure: Exception | None = None
+        self.is_running = False
         self.calls: list[str] = []
 
     async def index(self) -> list[ModelState]:
@@ -42,11 +43,14 @@ class FakeTriton:
 
 
 class FakeProcesses:
-    """`Processes` that writes into the calls of a FakeTriton."""
+    """`Processes` of a FakeTriton."""
 
-    def __init__(self, calls: list[str]) -> None:
-        self._calls = calls
+    def __init__(self, triton: FakeTriton) -> None:
+        self._triton = triton
+
+    def is_running(self, model: str) -> bool:
+        return self._triton.is_running
 
     def kill(self, model: str) -> int:
-        self._calls.append(f"kill {model}")
+        self._triton.calls.append(f"kill {model}")
         return 1

@@ -6,7 +6,7 @@ import pytest
 
 from keeper.group_locks import GroupLocks
 from keeper.healing import Healing
-from keeper.triton import ModelState, ProcessDeadError, Pulse, SilenceError, TritonAwayError, TritonError
+from keeper.triton import ModelState, Pulse, SilenceError, TritonAwayError, TritonError, UnhealthyError
 from tests.keeper.fakes import HEALTHY, FakeProcesses, FakeTriton
 
 HEALED = ["kill primary", "unload primary", "load primary"]
@@ -15,7 +15,7 @@ HEALED = ["kill primary", "unload primary", "load primary"]
 @asynccontextmanager
 async def healing(triton: FakeTriton, locks: GroupLocks | None = None) -> AsyncIterator[Healing]:
     """Rounds every 5 ms; a pass or a silence may last 50 ms."""
-    healing = Healing(triton, FakeProcesses(triton.calls), locks or GroupLocks(), 0.05, interval=0.005, notice=0.0)
+    healing = Healing(triton, FakeProcesses(triton), locks or GroupLocks(), 0.05, interval=0.005, notice=0.0)
     task = asyncio.create_task(healing.run())
     yield healing
     task.cancel()
@@ -38,7 +38,7 @@ async def test_a_model_that_is_well_is_left_alone():
 @pytest.mark.parametrize(
     "beat",
     [
-        ProcessDeadError("Stub process 'primary_0_0' is not healthy."),
+        UnhealthyError("Stub process 'primary_0_0' is not healthy."),
         Pulse(is_serving=False, pass_seconds=0.0),
         Pulse(is_serving=True, pass_seconds=0.06),
     ],
@@ -66,6 +66,16 @@ async def test_silence_counts_only_after_the_bound():
     assert asked[-1] - asked[0] >= 0.05
 
 
+async def test_an_unhealthy_process_that_is_there_has_as_much_time():
+    triton = FakeTriton()
+    triton.beat = lambda _model: UnhealthyError("not healthy")
+    triton.is_running = True
+    began = asyncio.get_running_loop().time()
+    async with healing(triton):
+        await until(lambda: triton.calls == HEALED)
+    assert asyncio.get_running_loop().time() - began > 0.05
+
+
 async def test_silences_with_an_answer_between_them_do_not_add_up():
     triton = FakeTriton()
     beats = iter(range(10**6))
@@ -77,7 +87,7 @@ async def test_silences_with_an_answer_between_them_do_not_add_up():
 
 async def test_a_load_that_fails_is_tried_again_after_a_pause():
     triton = FakeTriton()
-    triton.beat = lambda _model: ProcessDeadError("dead")
+    triton.beat = lambda _model: UnhealthyError("dead")
     triton.load_failures = [TritonError("out of memory")]
     async with healing(triton):
         await until(lambda: triton.calls == HEALED)
@@ -101,7 +111,7 @@ async def test_a_group_that_never_served_or_was_unloaded_is_not_loaded():
 
 async def test_nothing_is_healed_while_somebody_else_holds_the_groups_lock():
     triton, locks = FakeTriton(), GroupLocks()
-    triton.beat = lambda _model: ProcessDeadError("dead")
+    triton.beat = lambda _model: UnhealthyError("dead")
     async with healing(triton, locks):
         async with locks.of("primary"):
             await asyncio.sleep(0.05)
@@ -112,7 +122,7 @@ async def test_nothing_is_healed_while_somebody_else_holds_the_groups_lock():
 async def test_a_triton_that_is_away_is_waited_for():
     triton = FakeTriton()
     triton.index_failure = TritonAwayError("connection refused")
-    triton.beat = lambda _model: ProcessDeadError("dead")
+    triton.beat = lambda _model: UnhealthyError("dead")
     async with healing(triton):
         await asyncio.sleep(0.05)
         triton.index_failure = None

@@ -16,14 +16,14 @@ _PORTS = ("OPENAI_PORT", "PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON
 class Launched:
     """One launch. Its run folder, which every child has in its environment, marks its processes."""
 
-    def __init__(self, run_dir: Path, **environ: str) -> None:
+    def __init__(self, run_dir: Path, mode: str = "all", **environ: str) -> None:
         self.run_dir = run_dir
         self.ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TAKEOFF_")}
         ports = {f"TAKEOFF_{name}": str(port) for name, port in self.ports.items()}
         self._output = (run_dir / "output").open("w+")
         self.process = subprocess.Popen(
-            [ROOT / "launch.sh"],
+            [ROOT / "launch.sh", mode],
             env={**clean, **ports, "TAKEOFF_RUN_DIR": str(run_dir), **environ},
             stdin=subprocess.DEVNULL,
             stdout=self._output,

@@ -48,12 +48,14 @@ def test_an_interrupt_stops_everything_in_order_and_is_a_success(ready: Launched
     assert ready.processes() == []
 
 
-def test_triton_dying_ends_the_service_with_a_reason(ready: Launched) -> None:
-    [triton] = ready.processes("bin/tritonserver")
-    os.kill(triton, signal.SIGKILL)
-    assert ready.exit_code() == 1
-    assert "launch.sh: Triton ended: it was ended by SIGKILL" in ready.output
-    assert ready.processes() == []
+def test_a_server_that_dies_while_the_service_starts_ends_it_with_a_reason(tmp_path: Path, default_model: Path) -> None:
+    with launched(tmp_path) as launch:
+        launch.wait_until_it_says("Waiting for model primary")
+        [triton] = launch.processes("bin/tritonserver")
+        os.kill(triton, signal.SIGKILL)
+        assert launch.exit_code() == 1
+        assert "launch.sh: Triton did not start: it was ended by SIGKILL" in launch.output
+        assert launch.processes() == []
 
 
 def test_a_second_interrupt_stops_at_once(ready: Launched) -> None:
