@@ -25,6 +25,10 @@ class ByteTokenizer:
         return bytes(token_id % 256 for token_id in token_ids).decode(errors="replace")
 
 
+class DeviceFaultError(RuntimeError):
+    """What a RecordingRunner takes for beyond repair."""
+
+
 @dataclass
 class RecordingRunner:
     """Computes nothing; stores each position's prefix in place of its keys, and checks what every pass reads."""
@@ -51,6 +55,9 @@ class RecordingRunner:
                 assert self.contents[table[position // size], position % size] == prefixes[position]
         self.passes.append(list(chunks))
         return [chunk.sequence for chunk in chunks if chunk.is_last]
+
+    def is_beyond_repair(self, error: Exception) -> bool:
+        return isinstance(error, DeviceFaultError)
 
     def _prefixes(self, sequence: Sequence) -> list[int]:
         """For each position a number that stands for all tokens up to it."""

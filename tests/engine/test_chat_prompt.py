@@ -76,3 +76,11 @@ def test_whatever_a_template_fails_of_is_said_about_the_messages(expression: str
     tokenizer.chat_template = "{{ " + expression + " }}"
     with pytest.raises(InvalidRequestError, match=re.escape("does not accept these messages")):
         ChatPrompt(tokenizer, max_model_len=256).from_messages([user("x")])
+
+
+def test_calls_that_cannot_fit_are_refused_unrendered():
+    """15 MB of them kept Triton's thread busy for four seconds."""
+    prompt = ChatPrompt(UnwillingTokenizer(), max_model_len=100)
+    call = {"function": {"name": "f", "arguments": "x" * (LONGEST * 101)}}
+    with pytest.raises(ContextLengthError, match="at least"):
+        prompt.from_messages([user("Hi"), {"role": "assistant", "content": "", "tool_calls": [call]}])

@@ -1,14 +1,17 @@
 """The engine on a model that counts: everybody is answered exactly once, and no cache block is lost."""
 
 import random
+import time
 from collections.abc import Sequence as Rows
+from threading import Event
 from typing import Any
 
 import pytest
+from llm.engine import Pulse
 from llm.errors import ContextLengthError, InvalidRequestError, OverloadedError, UnavailableError
 from llm.scheduler import Chunk
 
-from tests.engine.fakes import END, counting_engine, running, submit
+from tests.engine.fakes import END, DeviceFaultError, counting_engine, running, submit
 
 
 def run_to_end(engine: Any, sinks: list[Any], max_steps: int = 5000) -> None:
@@ -280,20 +283,24 @@ def test_a_running_engine_answers_and_stops_without_leaving_anybody_waiting():
         submit(engine, [1])
 
 
-class _FailsOnce:
-    def __init__(self, error: BaseException) -> None:
-        self.error: BaseException | None = error
+class _Failing:
+    """Fails with each of these errors, then computes."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.errors = list(errors)
 
     def forward(self, chunks: Rows[Chunk]) -> list[Any]:
-        if self.error:
-            error, self.error = self.error, None
-            raise error
+        if self.errors:
+            raise self.errors.pop(0)
         return [chunk.sequence for chunk in chunks if chunk.is_last]
+
+    def is_beyond_repair(self, error: Exception) -> bool:
+        return isinstance(error, DeviceFaultError)
 
 
 def test_a_failing_pass_fails_its_requests_by_name_and_the_engine_goes_on():
     engine, _ = counting_engine()
-    engine._runner = _FailsOnce(RuntimeError("secret detail"))
+    engine._runner = _Failing(RuntimeError("secret detail"))
     with running(engine):
         _, unlucky = submit(engine, [1], max_tokens=2)
         assert unlucky.ended.wait(5)
@@ -305,9 +312,57 @@ def test_a_failing_pass_fails_its_requests_by_name_and_the_engine_goes_on():
         assert next_one.token_ids == {0: [2, 3]}
 
 
+@pytest.mark.parametrize("errors", [[DeviceFaultError("CUDA error")], [MemoryError(), MemoryError(), MemoryError()]])
+def test_an_engine_that_cannot_go_on_says_so_and_leaves_nobody_waiting(errors: list[Exception]):
+    engine, _ = counting_engine()
+    engine._runner = _Failing(*errors)
+    with running(engine):
+        for _ in errors:
+            _, unlucky = submit(engine, [1], max_tokens=2)
+            assert unlucky.ended.wait(5)
+        deadline = time.monotonic() + 5
+        while engine.pulse().is_serving:
+            assert time.monotonic() < deadline
+        with pytest.raises(UnavailableError, match="has died"):
+            submit(engine, [1])
+
+
+def test_failures_with_a_pass_between_them_that_works_do_not_add_up():
+    engine, _ = counting_engine()
+    with running(engine):
+        for _ in range(3):
+            engine._runner = _Failing(MemoryError(), MemoryError())
+            for is_lucky in (False, False, True):
+                _, sink = submit(engine, [1], max_tokens=2)
+                assert sink.ended.wait(5)
+                assert (sink.error is None) == is_lucky
+        assert engine.pulse().is_serving
+
+
+def test_the_pulse_tells_how_long_a_pass_lasts():
+    begun, may_end = Event(), Event()
+
+    class Slow(_Failing):
+        def forward(self, chunks: Rows[Chunk]) -> list[Any]:
+            begun.set()
+            may_end.wait(5)
+            return super().forward(chunks)
+
+    engine, _ = counting_engine()
+    engine._runner = Slow()
+    with running(engine):
+        assert engine.pulse() == Pulse(is_serving=True, pass_seconds=0.0)
+        _, sink = submit(engine, [1], max_tokens=1)
+        assert begun.wait(5)
+        time.sleep(0.05)
+        assert engine.pulse().pass_seconds >= 0.05
+        may_end.set()
+        assert sink.ended.wait(5)
+
+
 def test_a_dying_engine_fails_the_open_requests_and_refuses_new_ones():
     engine, _ = counting_engine()
-    engine._runner = _FailsOnce(KeyboardInterrupt())
+    engine._runner = _Failing(KeyboardInterrupt())
     with running(engine) as thread:
         _, sink = submit(engine, [1])
         assert sink.ended.wait(5)

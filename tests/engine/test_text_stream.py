@@ -82,3 +82,33 @@ def test_stop_strings_end_the_text_and_are_not_part_of_it(text: str, stop: tuple
 def test_what_may_begin_a_stop_string_is_held_back_and_no_more():
     stream = TextStream(ByteTokenizer(), ("END",))
     assert [stream.push([ord(letter)]).text for letter in "xENx"] == ["x", "", "", "ENx"]
+
+
+broken = st.lists(st.sampled_from([b"\x80", b"\xe2\x82", b"\xf0\x9f\x98", b"\xef\xbf\xbd", b"a", b"\xff"]), max_size=4)
+
+
+@given(broken, st.integers(60, 90), st.lists(st.integers(0, 10**4), max_size=8), broken)
+def test_long_rows_of_broken_characters_give_what_decoding_at_once_gives(
+    pattern: list[bytes], times: int, borders: list[int], end: list[bytes]
+):
+    data = b"".join(pattern) * times + b"".join(end)
+    pieces, _, _ = stream_all(split(list(data), borders))
+    assert "".join(pieces) == data.decode(errors="replace")
+
+
+@pytest.mark.parametrize("pattern", [b"\x80", b"\xe2\x82", b"\xf0\x9f\x98", b"\xef\xbf\xbd"])
+def test_the_work_on_broken_characters_does_not_grow_with_the_square_of_their_number(pattern: bytes):
+    """All tokens since the last whole character were decoded again for each new one: 8 million for 4,000."""
+
+    class CountingTokenizer(ByteTokenizer):
+        num_decoded = 0
+
+        def decode(self, token_ids: list[int]) -> str:
+            self.num_decoded += len(token_ids)
+            return super().decode(token_ids)
+
+    decoder = CountingTokenizer()
+    stream = TextStream(decoder)
+    for token_id in pattern * (4000 // len(pattern)):
+        stream.push([token_id])
+    assert decoder.num_decoded < 200 * 4000

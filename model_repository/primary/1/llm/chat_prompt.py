@@ -1,5 +1,6 @@
 """Messages or raw text in, prompt token ids out, by the model's own tokenizer and chat template."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,8 +89,9 @@ class ChatPrompt:
             ContextLengthError: there are more messages, or more text, than fit.
             InvalidRequestError: the template refuses the messages, or the text is not encodable.
         """
-        # A turn is at least a token.
+        # A turn is at least a token, and its text and its calls have to be read.
         self._check_length(len(messages))
+        self._check_length(sum(map(_size, messages)) // self._longest_token)
         try:
             turns, tools = tool_prompt.with_objects(messages), options.tools
             if not self._knows_tools:
@@ -131,3 +133,9 @@ class ChatPrompt:
         if not token_ids:
             raise InvalidRequestError("The prompt is empty.", param=param)
         return tuple(token_ids)
+
+
+def _size(message: Message) -> int:
+    """The characters of a message, those of its calls included, which templates write out as JSON."""
+    calls = message.get("tool_calls")
+    return len(message["content"]) + (len(json.dumps(calls, ensure_ascii=False)) if calls else 0)

@@ -32,6 +32,10 @@ class CudaRunner:
         """Record the passes in which every sequence adds one token; see `DecodeGraphs`."""
         self._graphs = DecodeGraphs(self._decoder, self._cache, self._attend, max_rows=max_rows, longest=longest)
 
+    def is_beyond_repair(self, error: Exception) -> bool:
+        """Whether every later pass will fail too: CUDA's context does not outlive a kernel's fault."""
+        return isinstance(error, torch.AcceleratorError)
+
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """See `ModelRunner.forward`."""

@@ -39,6 +39,9 @@ class Runner(Protocol):
     def forward(self, chunks: Rows[Chunk]) -> Any:
         """Compute the chunks; returns the logits rows of those that are last."""
 
+    def is_beyond_repair(self, error: Exception) -> bool:
+        """Whether every later pass will fail as this one did."""
+
 
 class TokenSampler(Protocol):
     """What the engine needs of `Sampler`."""
@@ -62,6 +65,10 @@ class ModelLimits:
     vocabulary_size: int
     end_token_ids: frozenset[int]
     defaults: SamplingParams
+
+
+# So many in a row mean that the fault is not in the requests.
+_MAX_FAILED_PASSES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,15 +220,24 @@ class Engine:
         )
 
     def run(self) -> None:
-        """Serve until `stop`, or until something that is no `Exception` ends it. Never raises."""
+        """Serve until `stop`, or until it cannot go on. Never raises.
+
+        It cannot after something that is no `Exception`, after an error that the device does not recover from, and
+        when one pass after the other fails. `pulse` tells of it, and the process is to be replaced.
+        """
+        num_failed = 0
         try:
             while self._wait_for_work():
                 self._pass_began = monotonic()
                 try:
                     self.step()
-                except Exception:
+                    num_failed = 0
+                except Exception as error:
                     log.exception("a forward pass failed; the requests in it fail with it")
                     self._fail_open(EngineError("The model failed while it worked on this request."))
+                    num_failed += 1
+                    if num_failed == _MAX_FAILED_PASSES or self._runner.is_beyond_repair(error):
+                        raise
                 finally:
                     self._pass_began = None
         except BaseException:

@@ -23,6 +23,10 @@ class ModelRunner:
         self._cache = cache
         self._device = device
 
+    def is_beyond_repair(self, error: Exception) -> bool:
+        """Whether every later pass will fail too: CUDA's context does not outlive a kernel's fault."""
+        return isinstance(error, torch.AcceleratorError)
+
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Compute the chunks, store their keys and values, and return the logits to sample from.

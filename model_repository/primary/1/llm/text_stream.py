@@ -5,6 +5,11 @@ from typing import Protocol
 
 REPLACEMENT = "\ufffd"
 
+# Tokens that may wait for the rest of a character before it is asked whether it can still come, and how many of the
+# last are left waiting then: a character has at most four bytes, each of which may be a token.
+_MAX_PENDING = 64
+_NUM_LEFT = 8
+
 
 class Decoder(Protocol):
     """What is needed of a tokenizer."""
@@ -78,6 +83,8 @@ class TextStream:
     def _decode(self, token_ids: list[int]) -> str:
         self._token_ids += token_ids
         text = self._decoder.decode(self._token_ids)
+        if text.endswith(REPLACEMENT) and len(self._token_ids) - self._context_length > _MAX_PENDING:
+            return self._settle(text)
         if text.endswith(REPLACEMENT) or len(text) <= len(self._context_text):
             return ""
         new = text[len(self._context_text) :]
@@ -85,6 +92,22 @@ class TextStream:
         self._context_length = len(self._token_ids)
         self._context_text = self._decoder.decode(self._token_ids)
         return new
+
+    def _settle(self, text: str) -> str:
+        """Give out what is certain of a text that goes on ending in broken characters.
+
+        Decoding all of it again for each token would take a time that grows with the square of their number.
+        """
+        last = len(self._token_ids) - _NUM_LEFT
+        for at in range(last, last - _NUM_LEFT, -1):
+            head = self._decoder.decode(self._token_ids[:at])
+            if head + self._decoder.decode(self._token_ids[at:]) == text:  # no character is cut there
+                new = head[len(self._context_text) :]
+                self._token_ids = self._token_ids[at:]
+                self._context_length = 0
+                self._context_text = ""
+                return new
+        return ""
 
     def _cut(self, text: str) -> tuple[str, bool]:
         """Split off what must not be said (yet): the first stop string and all after it, or the start of one."""
