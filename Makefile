@@ -1,5 +1,5 @@
 # What people and CI call. Every target installs what it needs into .venv first, which costs nothing when it is there.
-.PHONY: install clients check test bench bench-path bench-proxy test-gpu bench-gpu
+.PHONY: install clients check test bench bench-path bench-proxy test-gpu bench-gpu secrets audit soak
 
 TYPED := proxy keeper setup benchmarks model_repository model_repository/primary/1
 
@@ -43,3 +43,18 @@ bench-gpu: install
 # What the proxy costs by itself, beside litellm's and a bare FastAPI.
 bench-proxy: install
 	.venv/bin/python benchmarks/bench_proxy.py $(ARGS)
+
+# Keys and tokens that somebody left in a file. What merely looks random, or is called a password in a test, is not asked for.
+secrets: install
+	git ls-files -z | xargs -0 .venv/bin/detect-secrets-hook --disable-plugin KeywordDetector \
+		--disable-plugin Base64HighEntropyString --disable-plugin HexHighEntropyString
+
+# Installed packages with known vulnerabilities; asks PyPI's advisory database, and fails when it cannot be reached.
+audit: install
+	python3 -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet pip-audit==2.10.1
+	.venv/audit/bin/pip-audit --strict --path $(wildcard .venv/lib/python3*/site-packages)
+
+# Hours of mixed requests; ARGS is their number. What each process holds must not grow.
+soak: install
+	.venv/bin/python -m tests.reliability.soak $(ARGS)

@@ -15,10 +15,6 @@ from proxy.errors import ApiError, DeadlineError, ProcessDeadError
 
 _log = logging.getLogger(__name__)
 
-# A process without a heartbeat may be starved by a busy machine: how often in a row it must be seen so.
-_NUM_DEAD = 2
-_AGAIN_SECONDS = 0.2
-
 
 class Pulses:
     """One companion task per model that Triton calls ready.
@@ -63,18 +59,11 @@ class Pulses:
 
     async def _accompany(self, name: str) -> None:
         silent_since: float | None = None
-        num_dead = 0
         clock = asyncio.get_running_loop().time
         while True:
             asked = clock()
             try:
-                illness, silent_since, num_dead = await self._examine(name), None, 0
-            except ProcessDeadError:
-                num_dead += 1
-                if num_dead < _NUM_DEAD:
-                    await asyncio.sleep(_AGAIN_SECONDS)
-                    continue
-                illness = "its process has died and is replaced"
+                illness, silent_since = await self._examine(name), None
             except DeadlineError:
                 silent_since = asked if silent_since is None else silent_since
                 silent = clock() - silent_since
@@ -85,8 +74,10 @@ class Pulses:
     async def _examine(self, name: str) -> str | None:
         try:
             pulse = await self._backend.pulse(name)
-        except (DeadlineError, ProcessDeadError):
+        except DeadlineError:
             raise
+        except ProcessDeadError:
+            return "its process has died and is replaced"
         except ApiError:
             return None  # unloaded meanwhile, or Triton has gone: the index tells
         except Exception:
