@@ -228,12 +228,23 @@ prepare_models() {
     # Somebody may have named a folder as run folder in which their own models lie.
     [[ ! -e $run_dir/models || -e $run_dir/groups ]] || fail "$run_dir/models exists and is not Slipstream's:" \
         "set TAKEOFF_RUN_DIR to another folder"
+    sweep_segments
     rm -rf "$run_dir/models"
     step "$python" "$root/model_repository/render.py" "$run_dir/models" >"$run_dir/groups" || exit 1
     mapfile -t groups <"$run_dir/groups"
     local group
     for group in "${groups[@]}"; do
         triton_urls+=("model $group=http://$(reachable "$triton_host"):$http_port/v2/models/$group/ready")
+    done
+}
+
+# A launch that was killed leaves Triton's shared memory behind; the launch's process is in the segment's name.
+sweep_segments() {
+    local segment pid
+    for segment in /dev/shm/slipstream-*; do
+        pid=${segment#/dev/shm/slipstream-}
+        pid=${pid%%-*}
+        if [[ $pid =~ ^[0-9]+$ && ! -e /proc/$pid ]]; then rm -f "$segment"; fi
     done
 }
 

@@ -49,8 +49,13 @@ def test_an_interrupt_stops_everything_in_order_and_is_a_success(ready: Launched
 
 
 def test_a_server_that_dies_while_the_service_starts_ends_it_with_a_reason(tmp_path: Path, default_model: Path) -> None:
+    left, living = (Path(f"/dev/shm/slipstream-{pid}-test") for pid in (2**30, os.getpid()))
+    left.touch()  # no process can have that number
+    living.touch()
     with launched(tmp_path) as launch:
         launch.wait_until_it_says("Waiting for model primary")
+        assert (left.exists(), living.exists()) == (False, True)
+        living.unlink()
         [triton] = launch.processes("bin/tritonserver")
         os.kill(triton, signal.SIGKILL)
         assert launch.exit_code() == 1
