@@ -86,7 +86,7 @@ async def test_after_sigterm_running_answers_finish_and_nothing_new_begins(worke
     ):
         await idle.get("/health")
         answer = asyncio.create_task(http.post("/v1/chat/completions", json={**BODY, "stream": stream}))
-        await asyncio.wait_for(started.wait(), 5)
+        await asyncio.wait_for(started.wait(), 20)
         process.terminate()
         await asyncio.sleep(0.5)
         process.terminate()
@@ -113,12 +113,12 @@ async def test_answers_that_do_not_finish_in_time_are_cut_off(workers: int) -> N
         httpx.AsyncClient(base_url=url, timeout=10) as http,
     ):
         answer = asyncio.create_task(http.post("/v1/chat/completions", json={**BODY, "stream": True}))
-        await asyncio.wait_for(started.wait(), 5)
+        await asyncio.wait_for(started.wait(), 20)
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 5) == 0
+        assert await asyncio.wait_for(process.wait(), 20) == 0
         with pytest.raises(httpx.RemoteProtocolError):
             await answer
-        await asyncio.wait_for(triton.cancelled.wait(), 2)
+        await asyncio.wait_for(triton.cancelled.wait(), 10)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -156,7 +156,7 @@ async def test_both_ports_answer_and_stop_in_the_same_way(workers: int) -> None:
         assert (await idle.get("/generate")).status_code == 405
         assert (await idle.get(f"{url}/generate")).status_code == 404
         answer = asyncio.create_task(http.post("/generate_stream", json={"text": "Hi"}))
-        await asyncio.wait_for(started.wait(), 5)
+        await asyncio.wait_for(started.wait(), 20)
         process.terminate()
         await asyncio.sleep(0.5)
         for client in (idle, httpx.AsyncClient(base_url=native, timeout=3)):
@@ -180,12 +180,12 @@ async def test_answers_of_the_native_port_are_cut_off_in_time_too() -> None:
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http,
     ):
         answer = asyncio.create_task(http.post("/generate_stream", json={"text": "Hi"}))
-        await asyncio.wait_for(started.wait(), 5)
+        await asyncio.wait_for(started.wait(), 20)
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 5) == 0
+        assert await asyncio.wait_for(process.wait(), 20) == 0
         with pytest.raises(httpx.RemoteProtocolError):
             await answer
-        await asyncio.wait_for(triton.cancelled.wait(), 2)
+        await asyncio.wait_for(triton.cancelled.wait(), 10)
 
 
 async def test_a_worker_that_dies_is_replaced() -> None:
@@ -216,9 +216,9 @@ async def test_a_client_that_leaves_is_noticed_on_the_real_event_loop() -> None:
         async with httpx.AsyncClient(base_url=url) as http:
             message = {"role": "user", "content": "x" * 500_000}
             asking = asyncio.create_task(http.post("/v1/chat/completions", json={**BODY, "messages": [message]}))
-            await asyncio.wait_for(started.wait(), 5)
+            await asyncio.wait_for(started.wait(), 20)
             asking.cancel()
-        await asyncio.wait_for(triton.cancelled.wait(), 2)
+        await asyncio.wait_for(triton.cancelled.wait(), 10)
 
 
 async def test_without_triton_the_process_lives_and_says_what_is_missing() -> None:
