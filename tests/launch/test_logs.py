@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.conftest import READY
 from tests.launch.launched import ROOT, free_ports
 
 LIMIT = 4000
@@ -28,7 +29,7 @@ def proxy_alone(run_dir: Path, port: int) -> Iterator[None]:
     with (run_dir / "output").open("w") as output:
         launch = subprocess.Popen([ROOT / "launch.sh", "proxy"], env=environ, stdout=output, stderr=output)
         try:
-            wait_until(lambda: "is ready" in (run_dir / "output").read_text())
+            wait_until(lambda: READY in (run_dir / "output").read_text())
             yield
         finally:
             launch.send_signal(signal.SIGTERM)
