@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 _INDEX_SECONDS = 5.0
+# Longer than a channel waits between two attempts to connect.
+_CONNECT_SECONDS = 2.0
 # Triton takes a second to find that a model's process gives no heartbeat.
 PULSE_SECONDS = 5.0
 
@@ -89,8 +92,7 @@ class GrpcTriton:
 
     async def index(self) -> list[ModelState]:
         """See `Triton.index`."""
-        with _translated():
-            index = await self._client.get_model_repository_index(client_timeout=_INDEX_SECONDS)
+        index = await _connected(lambda: self._client.get_model_repository_index(client_timeout=_INDEX_SECONDS))
         return [ModelState(model.name, model.state, model.reason) for model in index.models]
 
     async def pulse(self, model: str) -> Pulse:
@@ -102,13 +104,11 @@ class GrpcTriton:
 
     async def load(self, model: str) -> None:
         """See `Triton.load`."""
-        with _translated():
-            await self._client.load_model(model)
+        await _connected(lambda: self._client.load_model(model))
 
     async def unload(self, model: str) -> None:
         """See `Triton.unload`."""
-        with _translated():
-            await self._client.unload_model(model)
+        await _connected(lambda: self._client.unload_model(model))
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -131,6 +131,22 @@ class GrpcTriton:
                     yield json.loads(event)
         finally:
             call.cancel()  # does nothing to a call that has ended
+
+
+async def _connected(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """What Triton answers. While a connection is refused, it is tried for a little longer.
+
+    Between two attempts to connect a channel refuses every call, also when Triton has begun to listen meanwhile.
+    """
+    deadline = asyncio.get_running_loop().time() + _CONNECT_SECONDS
+    while True:
+        try:
+            with _translated():
+                return await ask()
+        except TritonAwayError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.1)
 
 
 @contextmanager
