@@ -46,6 +46,7 @@ class Groups:
         self._loading_since: dict[str, float] = {}
         self._interval = interval
         self._groups: dict[str, Group] = {}
+        self._called: dict[str, Group] = {}
         self._failure: ApiError | None = None
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -80,7 +81,7 @@ class Groups:
 
     def find(self, name: str) -> Group | None:
         """The group that has this name, of its own or as an alias."""
-        return self._groups.get(name) or next((group for group in self.all if name in group.names), None)
+        return self._called.get(name)
 
     def replicas(self, name: str) -> list[str]:
         """The Triton models that can answer for the group `name` right now."""
@@ -145,7 +146,13 @@ class Groups:
             is_same = before is not None and before.state == group.state
             if not is_same or (before is not None and before.reason != group.reason and not group.is_loading):
                 _log.info("group %s is %s %s", group.name, group.state, group.reason)
-        self._groups = {group.name: self._named(group) for group in groups}
+        self._keep({group.name: self._named(group) for group in groups})
+
+    def _keep(self, groups: dict[str, Group]) -> None:
+        """Take these for all there are, and index them by every name: a group's own goes before another's alias."""
+        self._groups = groups
+        aliases = {alias: groups[name] for name in sorted(groups, reverse=True) for alias in groups[name].names}
+        self._called = aliases | groups
 
     def _named(self, group: Group) -> Group:
         """With its aliases, which a group that is away keeps, so that they are answered with a 503 as well."""
@@ -159,8 +166,8 @@ class Groups:
             _log.warning("%s", error.message)
         self._failure = error
         loading = grouped(Replica(name, "loading", reason) for name, reason in self._loads().items())
-        self._groups = {name: group.lost(error.message) for name, group in self._groups.items()}
-        self._groups |= {group.name: self._named(group) for group in loading}
+        lost = {name: group.lost(error.message) for name, group in self._groups.items()}
+        self._keep(lost | {group.name: self._named(group) for group in loading})
 
     async def _look(self, model: ModelState) -> Replica:
         state = _STATES.get(model.state, "unavailable")

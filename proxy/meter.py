@@ -139,7 +139,8 @@ class Meter:
 
     def known(self, model: str) -> str:
         """The name, as a label, of the group that is called so too; one word for all that are none."""
-        return next((group.name for group in self._groups.all if model in group.names), UNKNOWN)
+        group = self._groups.find(model)
+        return UNKNOWN if group is None else group.name
 
     def told(self, error: ApiError) -> None:
         """Count an error that a client has been told of."""

@@ -13,13 +13,16 @@ from contextlib import contextmanager
 
 import httpx
 import psutil
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.backend import ModelState, Piece, Usage
+from proxy.backend import ModelDescription, ModelState, Piece, Usage
 from proxy.errors import InternalError, OverloadedError, UnavailableError, every_reason, from_kind
+from proxy.groups import Groups
+from proxy.meter import Meter
 from tests.launch.launched import ROOT, free_ports
 from tests.proxy.conftest import Serve, Server
-from tests.proxy.fakes import FakeBackend, respond, say, stall
+from tests.proxy.fakes import DESCRIPTION, FakeBackend, respond, say, stall
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -208,6 +211,19 @@ def test_every_scrape_tells_of_all_processes_also_of_those_that_have_died():
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert count() == 30
+
+
+async def test_requests_are_labelled_by_the_group_that_answers_them() -> None:
+    class Rivals(FakeBackend):
+        async def describe(self, group: str) -> ModelDescription:
+            return replace(DESCRIPTION, name=group, aliases=("second", "gpt-4") if group == "primary" else ("gpt-4",))
+
+    groups = Groups(Rivals())
+    meter = Meter(groups)
+    assert meter.known("gpt-4") == "unknown"
+    await groups.refresh()
+    for name, label in (("primary", "primary"), ("second", "second"), ("gpt-4", "primary"), ("none", "unknown")):
+        assert meter.known(name) == label
 
 
 def _wait_until_it_answers(url: str) -> None:
