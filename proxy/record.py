@@ -18,7 +18,7 @@ from proxy.backend import Piece, Usage
 from proxy.context import context
 from proxy.errors import ApiError, InternalError
 from proxy.logs import Line
-from proxy.meter import UNKNOWN, Meter, Operation, Outcome
+from proxy.meter import Meter, Operation, Outcome
 from proxy.request_id import request_id
 
 _log = logging.getLogger("proxy.requests")
@@ -64,7 +64,6 @@ class Record:
         self.first_token_seconds: float | None = None
         self._meter = meter
         self._request = request
-        self._label = UNKNOWN
         self._started = perf_counter()
         self._last_response = 0.0
         self._num_choices = 1
