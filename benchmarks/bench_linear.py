@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "model_repository" / "primary" / "1"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from llm.linear import Int8Linear, Linear, MklLinear, plain_linear
+from llm.linear import Int8Linear, Linear, MklLinear, OneDnnLinear, plain_linear
 
 from benchmarks import machine
 
@@ -39,6 +39,7 @@ FORMS = {
     "separate weights": None,
     "plain": plain_linear,
     "MKL layout": MklLinear,
+    "oneDNN layout": OneDnnLinear,
     "8 bits by row": Int8Linear,
     "8 bits, one scale": one_scale,
 }

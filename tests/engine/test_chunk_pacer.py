@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 from llm.block_pool import BlockPool
-from llm.chunk_pacer import MIN_TOKENS, ChunkPacer
+from llm.chunk_pacer import MAX_PATIENCE, MIN_TOKENS, ChunkPacer
 from llm.request import GenerationRequest, SamplingParams, Submission
 from llm.scheduler import Chunk, Scheduler
 from llm.sequence import Sequence
@@ -64,13 +64,22 @@ def passes(
     raise AssertionError("a prompt never ended")
 
 
-@pytest.mark.parametrize("prompts", [[8000], [3000, 3000, 3000, 3000], [60] * 50])
+@pytest.mark.parametrize("prompts", [[8000], [3000, 3000, 3000, 3000]])
 def test_a_pass_beside_a_stream_stays_within_its_time(prompts: list[int]):
     """Each of several prompts took a chunk of its own, and a chunk took the longer the more tokens lay before it."""
     taken = passes(prompts)
-    assert max(took for _, took in taken) < 1.2 * LIMIT
+    # Somewhat over it at the most, when the last parts of several come together: they count as short prompts.
+    assert max(took for _, took in taken) < 1.4 * LIMIT
     # The time is used: half of it on the average, the ends of short prompts aside.
     assert sum(took for _, took in taken) / len(taken) > LIMIT / 2
+
+
+def test_a_burst_of_short_prompts_is_begun_together():
+    """Cut as finely as for one prompt, 32 requests at once had their first tokens half again as late."""
+    taken = passes([60] * 50)
+    assert max(took for _, took in taken) < 1.2 * MAX_PATIENCE * LIMIT
+    assert len(taken) <= 9
+    assert len(passes([60] * 50, num_streams=50)) > 9  # as many stream as wait: their gaps stay short
 
 
 def test_a_fast_machine_computes_prompts_in_whole_batches():

@@ -33,6 +33,10 @@ from triton_io import ModelInput, ResponseWriter, read_request, read_trace
 
 log = logging.getLogger("slipstream")
 
+# The responder's thread holds Python's lock between two passes' worth of small operations; by default the engine's
+# would wait 5 ms to get it back.
+_SWITCH_SECONDS = 0.0005
+
 
 class TritonPythonModel:
     """What Triton's Python backend calls."""
@@ -41,6 +45,7 @@ class TritonPythonModel:
         """Load the model named by the model configuration's parameters, or by the environment without them."""
         parameters = json.loads(args["model_config"]).get("parameters", {})
         settings = {name: parameter["string_value"] for name, parameter in parameters.items()}
+        sys.setswitchinterval(_SWITCH_SECONDS)
         try:
             self._log_listener = configure_logging(os.environ)
             config = EngineConfig.from_environment(os.environ, overrides=settings)

@@ -57,8 +57,12 @@ def choose_pack(device: torch.device, dtype: torch.dtype, quant_type: str) -> Pa
     """The fastest form that was measured for this device."""
     if quant_type == "int8":
         return Int8Linear
-    if device.type == "cpu" and dtype == torch.float32 and torch._C.has_mkl:
-        return MklLinear
+    if device.type == "cpu" and dtype == torch.float32:
+        # MKL keeps its AVX-512 kernels for Intel's own CPUs; oneDNN goes by what a CPU can do.
+        if torch._C.has_mkl and "Intel" in torch.cpu.get_capabilities()["cpu_name"]:
+            return MklLinear
+        if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            return OneDnnLinear
     return plain_linear
 
 
@@ -79,6 +83,19 @@ class MklLinear:
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
         product: torch.Tensor = torch.ops.mkl._mkl_linear(rows, self._packed, self._shape, self._bias, len(rows))
+        return product
+
+
+class OneDnnLinear:
+    """A weight in oneDNN's own layout, which is the same for any number of rows but one."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _EXPECTED_ROWS)
+        self._bias = bias
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """See `Linear`."""
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
         return product
 
 

@@ -104,7 +104,9 @@ class Scheduler:
         num_streams = sum(sequence.num_uncomputed == 1 for sequence in order)
         if num_streams == 0:
             return self._max_batch_tokens
-        return min(self._max_batch_tokens, num_streams + self._pacer.num_tokens)
+        num_short = sum(1 < sequence.num_uncomputed <= self._pacer.num_tokens for sequence in order)
+        num_tokens = self._pacer.take(num_streams=num_streams, num_short_prompts=num_short)
+        return min(self._max_batch_tokens, num_streams + num_tokens)
 
     def complete(self, chunks: Rows[Chunk], seconds: float) -> None:
         """Take note that a pass of `seconds` has computed `chunks`: what they filled can be reused from now on."""
