@@ -33,8 +33,8 @@ from triton_io import ModelInput, ResponseWriter, read_request, read_trace
 
 log = logging.getLogger("slipstream")
 
-# The responder's thread holds Python's lock between two passes' worth of small operations; by default the engine's
-# would wait 5 ms to get it back.
+# The engine's thread asks for Python's lock at each of a pass's small operations. Where the responder's thread has it,
+# it would wait 5 ms by default.
 _SWITCH_SECONDS = 0.0005
 
 

@@ -36,7 +36,7 @@ class ChunkPacer:
     def take(self, *, num_streams: int, num_short_prompts: int) -> int:
         """How many tokens of prompts the next pass may take, beside at least one stream.
 
-        A short prompt has at most `num_tokens` to be computed: its answer begins with this pass or the next.
+        A short prompt has not been begun and has at most `num_tokens` to be computed.
         """
         self._patience = min(MAX_PATIENCE, max(1.0, num_short_prompts / num_streams))
         return int(self.num_tokens * self._patience)

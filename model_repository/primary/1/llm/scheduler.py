@@ -104,7 +104,11 @@ class Scheduler:
         num_streams = sum(sequence.num_uncomputed == 1 for sequence in order)
         if num_streams == 0:
             return self._max_batch_tokens
-        num_short = sum(1 < sequence.num_uncomputed <= self._pacer.num_tokens for sequence in order)
+        # The last part of a long prompt is none: its passes stay as short as they were.
+        num_short = sum(
+            1 < sequence.num_uncomputed <= self._pacer.num_tokens and sequence.num_computed == sequence.num_reused
+            for sequence in order
+        )
         num_tokens = self._pacer.take(num_streams=num_streams, num_short_prompts=num_short)
         return min(self._max_batch_tokens, num_streams + num_tokens)
 
