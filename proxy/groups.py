@@ -7,6 +7,7 @@ the event loop; knows nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,9 @@ _log = logging.getLogger(__name__)
 
 # Triton's words for a version of a model; one that was never loaded has the empty state.
 _STATES: dict[str, GroupState] = {"READY": "ready", "LOADING": "loading"}
+
+# A list of groups waits for Triton no longer than this.
+_LOOK_SECONDS = 0.5
 
 
 class Groups:
@@ -78,6 +82,17 @@ class Groups:
             self._refreshing = asyncio.create_task(self._refresh())
         # A caller that gives up must not take the refresh away from the others.
         await asyncio.shield(self._refreshing)
+
+    async def current(self) -> list[Group]:
+        """Every group, by name; unless all are known to be ready, Triton is asked once more first.
+
+        So a process that has just started, or one that looked a moment too early, does not deny what serves.
+        """
+        if not self._groups or any(group.state != "ready" for group in self._groups.values()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self.refresh()
+        return self.all
 
     def find(self, name: str) -> Group | None:
         """The group that has this name, of its own or as an alias."""

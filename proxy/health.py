@@ -39,7 +39,7 @@ async def alive(_request: Request) -> HTTPResponse:
 async def ready(request: Request) -> HTTPResponse:
     """Say which groups are ready; 503 when none is."""
     groups = context(request).groups
-    states = [GroupHealth(group.name, group.state, group.reason) for group in groups.all]
+    states = [GroupHealth(group.name, group.state, group.reason) for group in await groups.current()]
     if any(group.state == "ready" for group in states):
         return raw(msgspec.json.encode(Health("ok", states)), content_type="application/json")
     error = groups.failure or UnavailableError("No consumer group is ready.")

@@ -43,7 +43,7 @@ class ModelList(msgspec.Struct):
 
 async def list_models(request: Request) -> HTTPResponse:
     """List the groups that can be asked right now, and say what is wrong with the others."""
-    groups = context(request).groups.all
+    groups = await context(request).groups.current()
     data = [_model(name, group) for group in groups if group.state == "ready" for name in group.names]
     not_ready = [NotReady(group.name, group.state, group.reason) for group in groups if group.state != "ready"]
     return _json(ModelList("list", data, not_ready))

@@ -54,7 +54,7 @@ class Status(msgspec.Struct):
 
 async def show_status(request: Request) -> HTTPResponse:
     """Say how the service is; always a 200, also when no group can answer."""
-    groups = context(request).groups.all
+    groups = await context(request).groups.current()
     state: Literal["live", "unavailable"] = "live" if any(g.state == "ready" for g in groups) else "unavailable"
     loads = await request.app.ctx.loads.of([group.name for group in groups if group.state == "ready"])
     body = Status(state, VERSION, [_status(group, loads.get(group.name)) for group in groups])

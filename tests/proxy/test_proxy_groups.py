@@ -242,6 +242,38 @@ async def test_what_a_load_is_doing_is_told_also_while_triton_itself_starts(
         await starting.ready("primary")
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/health/ready"])
+async def test_a_process_that_looked_a_moment_too_early_looks_again(
+    server: Server, backend: FakeBackend, path: str
+) -> None:
+    groups = server.app.ctx.context.groups
+    await asyncio.wait([groups._refreshing])
+    groups._interval = 3600.0
+    backend.states = []
+    await groups.refresh()
+    assert groups.all == []
+    backend.states = [ModelState("primary", "READY")]
+    answer = await server.http.get(path)
+    assert answer.status_code == 200
+    assert "primary" in answer.text
+    backend.states = [ModelState("primary", "READY"), ModelState("second", "LOADING")]
+    await groups.refresh()
+    backend.states = [ModelState("primary", "READY"), ModelState("second", "READY")]
+    assert "loading" not in (await server.http.get(path)).text
+
+
+async def test_a_list_of_groups_does_not_wait_for_a_triton_that_hangs(backend: FakeBackend) -> None:
+    class Hung(FakeBackend):
+        async def index(self) -> list[ModelState]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    groups = Groups(Hung())
+    assert await asyncio.wait_for(groups.current(), 5) == []
+    assert groups._refreshing is not None
+    groups._refreshing.cancel()
+
+
 async def test_models_says_why_a_group_is_not_ready(server: Server, backend: FakeBackend) -> None:
     backend.states = [ModelState("primary", "READY"), ModelState("second", "UNAVAILABLE", "no memory")]
     await server.app.ctx.context.groups.refresh()

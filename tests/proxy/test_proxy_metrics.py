@@ -120,7 +120,8 @@ async def test_a_stream_that_breaks_counts_as_failed_although_its_status_was_200
 async def test_a_client_that_leaves_counts_as_cancelled(server: Server, backend: FakeBackend):
     backend.script = stall([Piece(0, "a", 1)])
     async with server.http.stream("POST", "/v1/chat/completions", json=_STREAM) as response:
-        await anext(response.aiter_raw())
+        chunks = response.aiter_raw()  # httpx closes the response with the iterator
+        await anext(chunks)
         assert value(await scrape(server), "slipstream_proxy_open_requests") == 1
     await asyncio.wait_for(backend.closed.wait(), 5)
     await asyncio.sleep(0)

@@ -298,7 +298,8 @@ async def test_the_status_says_how_busy_each_ready_group_is(native: Server, back
     backend.states = [ModelState("primary", "READY"), ModelState("second", "LOADING")]
     await refreshed(native)
     async with native.http.stream("POST", "/generate_stream", json={"text": "a"}) as response:
-        await anext(response.aiter_bytes())
+        chunks = response.aiter_bytes()  # httpx closes the response with the iterator
+        await anext(chunks)
         first, second = (await native.http.get("/status")).json()["groups"]
     assert first["load"] == {"running": 1, "waiting": 0, "kv_cache_tokens": 32768, "kv_cache_usage": 256 / 32768}
     assert "load" not in second
