@@ -18,7 +18,7 @@ from proxy.backend import Piece, Usage
 from proxy.context import context
 from proxy.errors import ApiError, InternalError
 from proxy.logs import Line
-from proxy.meter import Meter, Operation, Outcome
+from proxy.meter import UNKNOWN, Meter, Operation, Outcome
 from proxy.request_id import request_id
 
 _log = logging.getLogger("proxy.requests")
@@ -106,7 +106,7 @@ class Record:
         meter.duration.labels(self.operation, label, self.error_type).observe(self.seconds)
         if self.usage is not None:
             self._count_tokens(self.usage, label)
-        self._log()
+        self._log(label)
 
     @property
     def status(self) -> int:
@@ -120,14 +120,16 @@ class Record:
             return self.error.reason
         return "cancelled" if self.outcome == "cancelled" else ""
 
-    def _log(self) -> None:
+    def _log(self, label: str) -> None:
+        """Of what was asked for, only names that an operator gave: anything may stand in an unknown one."""
         usage, first = self.usage, self.first_token_seconds
         _log.info(
             Line(
                 "request",
                 request_id=request_id(self._request),
                 operation=self.operation,
-                group=self.model[:100] or None,
+                group=label if self.model else None,
+                alias=self.model if self.model and label not in (self.model, UNKNOWN) else None,
                 owner=getattr(self._request.ctx, "owner", None),
                 stream=self.is_stream,
                 outcome=self.outcome,

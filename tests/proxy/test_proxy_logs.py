@@ -8,11 +8,12 @@ import logging
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.backend import Piece
 from proxy.logs import Line, configure
 from tests.proxy.conftest import Serve, Server
-from tests.proxy.fakes import FakeBackend, stall
+from tests.proxy.fakes import DESCRIPTION, FakeBackend, stall
 
 SECRET = "the launch code is 0000"
 
@@ -48,15 +49,26 @@ async def test_a_refusal_is_one_line_too_and_tells_its_reason_but_not_what_was_s
     await server.chat()
     server.http.headers["authorization"] = "Bearer sesame"
     await server.chat(temperature=SECRET)
-    await server.chat(model="a\nb")
+    await server.chat(model=SECRET)
     refused, unknown = lines(caplog)
     assert (refused["outcome"], refused["error"], refused["status"]) == ("refused", "invalid_request", 400)
-    assert (unknown["error"], unknown["group"]) == ("model_not_found", "a\nb")
+    assert (unknown["error"], unknown["group"]) == ("model_not_found", "unknown")
     (unauthorized,) = lines(caplog, "other request")
     assert (unauthorized["status"], unauthorized["route"]) == (401, "/v1/chat/completions")
     assert not {"sesame", SECRET} & set(caplog.text.split("'"))
     assert "sesame" not in caplog.text
     assert SECRET not in caplog.text
+
+
+async def test_a_group_stands_under_its_own_name_beside_the_alias_that_was_asked_for(
+    server: Server, backend: FakeBackend, caplog: pytest.LogCaptureFixture
+):
+    backend.description = replace(DESCRIPTION, aliases=("gpt-4",))
+    await server.chat()
+    await server.chat(model="gpt-4")
+    await server.chat(model="gpt-5")
+    names = [(line.get("group"), line.get("alias")) for line in lines(caplog)]
+    assert names == [("primary", None), ("primary", "gpt-4"), ("unknown", None)]
 
 
 async def test_a_client_that_leaves_is_a_line(server: Server, backend: FakeBackend, caplog: pytest.LogCaptureFixture):

@@ -22,7 +22,7 @@ REQUESTS: list[tuple[str, dict[str, Any], int]] = [
     ("/v1/completions", {"prompt": PROMPT * 100_000}, 400),
     ("/v1/completions", {"prompt": PROMPT, "stop": [PROMPT] * 100}, 400),
     ("/v1/completions", {"prompt": [PROMPT, {"a": PROMPT}]}, 400),
-    ("/v1/completions", {"model": "away", "prompt": PROMPT}, 404),
+    ("/v1/completions", {"model": PROMPT, "prompt": PROMPT}, 404),
 ]
 
 
