@@ -17,28 +17,16 @@ from typing import Any, NoReturn
 import grpc  # type: ignore[import-untyped]
 import msgspec
 import numpy as np
-from tritonclient.grpc import InferInput, InferResult
+from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from proxy.backend import (
-    FinishReason,
-    GenerateRequest,
-    Load,
-    ModelDescription,
-    ModelState,
-    Piece,
-    Prompt,
-    Pulse,
-    TokenLogprob,
-    Tokens,
-    ToolCallPart,
-    Usage,
-)
+from proxy.backend import GenerateRequest, Load, ModelDescription, ModelState, Piece, Prompt, Pulse, Tokens
 from proxy.errors import ApiError, InternalError, NeverSeenError, UnavailableError, from_kind
 from proxy.triton_errors import translate
+from proxy.wire_event import Responses, WireError, WireEvent, read_events
 
-# The contract's tensors: inputs with their datatype, of shape [1] but for the ids; outputs are STRING, shape [k].
+# The contract's tensors: inputs with their datatype, of shape [1] but for the ids.
 INPUTS = {
     "task": "BYTES",
     "text_input": "BYTES",
@@ -48,7 +36,6 @@ INPUTS = {
     "stream": "BOOL",
     "sampling_parameters": "BYTES",
 }
-OUTPUTS = ("text_output", "event")
 
 _INDEX_SECONDS = 5.0
 _ASK_SECONDS = 10.0
@@ -74,39 +61,12 @@ _CHANNEL_ARGUMENTS = [
 ]
 
 
-class _WireError(msgspec.Struct):
-    kind: str
-    message: str
-    code: str | None = None
-    param: str | None = None
-
-
-class _WireEvent(msgspec.Struct):
-    """The `event` output: the union of the contract's shapes."""
-
-    index: int = 0
-    num_tokens: int = 0
-    finish_reason: FinishReason | None = None
-    usage: Usage | None = None
-    logprobs: list[TokenLogprob] | None = None
-    reasoning: str = ""
-    tool_calls: list[ToolCallPart] = []
-    error: _WireError | None = None
-    model: ModelDescription | None = None
-    load: Load | None = None
-    tokens: Tokens | None = None
-    pulse: Pulse | None = None
-
-
 @dataclass(eq=False)
 class _Call:
     """A call that has not ended, and what it is to fail with when it is cancelled by us."""
 
     call: Any
     failure: UnavailableError | None = None
-
-
-_event_decoder = msgspec.json.Decoder(_WireEvent)
 
 
 class TritonBackend:
@@ -127,14 +87,14 @@ class TritonBackend:
         responses = self._infer_again(group, inputs, request.request_id, request.trace)
         finished = False
         try:
-            async for texts, events in responses:
+            async for events in responses:
                 pieces: list[Piece] = []
-                failure: _WireError | None = None
-                for text, event in zip(texts, events, strict=True):
+                failure: WireError | None = None
+                for event in events:
                     if event.error is not None:
                         failure = event.error
                         break
-                    pieces.append(_piece(text, event))
+                    pieces.append(_piece(event))
                 finished = bool(pieces) and pieces[-1].usage is not None
                 if pieces:
                     yield pieces
@@ -149,26 +109,26 @@ class TritonBackend:
 
     async def tokenize(self, group: str, prompt: Prompt) -> Tokens:
         """See `Backend.tokenize`."""
-        _, event = await self._ask(group, [_tensor("task", b"tokenize"), *_prompt(prompt)])
+        event = await self._ask(group, [_tensor("task", b"tokenize"), *_prompt(prompt)])
         if event.tokens is None:
             raise InternalError("The model's answer could not be read.")
         return event.tokens
 
     async def detokenize(self, group: str, token_ids: list[int]) -> str:
         """See `Backend.detokenize`."""
-        text, _ = await self._ask(group, [_tensor("task", b"detokenize"), _ids(token_ids)])
-        return text
+        event = await self._ask(group, [_tensor("task", b"detokenize"), _ids(token_ids)])
+        return event.text
 
     async def describe(self, group: str) -> ModelDescription:
         """See `Backend.describe`."""
-        _, event = await self._ask(group, [_tensor("task", b"describe")])
+        event = await self._ask(group, [_tensor("task", b"describe")])
         if event.model is None:
             raise UnavailableError(f"The group {group!r} did not describe itself.")
         return event.model
 
     async def pulse(self, group: str) -> Pulse:
         """See `Backend.pulse`."""
-        _, event = await self._ask(group, [_tensor("task", b"pulse")], _PULSE_SECONDS)
+        event = await self._ask(group, [_tensor("task", b"pulse")], _PULSE_SECONDS)
         if event.pulse is None:
             raise InternalError("The model's answer could not be read.")
         return event.pulse
@@ -181,7 +141,7 @@ class TritonBackend:
 
     async def load(self, group: str) -> Load:
         """See `Backend.load`."""
-        _, event = await self._ask(group, [_tensor("task", b"load")])
+        event = await self._ask(group, [_tensor("task", b"load")])
         if event.load is None:
             raise UnavailableError(f"The group {group!r} did not say how busy it is.")
         return event.load
@@ -198,24 +158,22 @@ class TritonBackend:
         """See `Backend.close`."""
         await self._client.close()
 
-    async def _ask(
-        self, group: str, inputs: list[InferInput], deadline: float = _ASK_SECONDS
-    ) -> tuple[str, _WireEvent]:
+    async def _ask(self, group: str, inputs: list[InferInput], deadline: float = _ASK_SECONDS) -> WireEvent:
         """Run a request whose answer is one event."""
         responses = self._infer(group, inputs, deadline=deadline)
         try:
-            async for texts, events in responses:
-                if (error := events[0].error) is not None:
+            async for event, *_ in responses:
+                if (error := event.error) is not None:
                     raise from_kind(error.kind, error.message, code=error.code, param=error.param)
                 await _drain(responses)
-                return texts[0], events[0]
+                return event
         finally:
             await responses.aclose()
         raise UnavailableError(f"The group {group!r} did not answer.")
 
     async def _infer_again(
         self, group: str, inputs: list[InferInput], request_id: str, parameters: dict[str, str]
-    ) -> AsyncGenerator[tuple[list[str], list[_WireEvent]], None]:
+    ) -> Responses:
         """Run a request; once more if no model has seen it, as while Triton starts or a model is swapped."""
         for is_last_attempt in (False, True):
             is_seen = False
@@ -237,8 +195,8 @@ class TritonBackend:
         request_id: str = "",
         deadline: float | None = None,
         parameters: dict[str, str] | None = None,
-    ) -> AsyncGenerator[tuple[list[str], list[_WireEvent]], None]:
-        """Run one request; yield each response's texts and events; cancel the call when left early."""
+    ) -> Responses:
+        """Run one request; yield each response's events; cancel the call when left early."""
 
         async def requests() -> AsyncIterator[dict[str, Any]]:
             yield {"model_name": group, "inputs": inputs, "request_id": request_id, "parameters": parameters or None}
@@ -250,11 +208,9 @@ class TritonBackend:
             async for result, error in call:
                 if error is not None:
                     self._fail(error)
-                texts = _strings(result, "text_output")
-                events = [_event_decoder.decode(event) for event in _strings(result, "event")]
                 # A cancelled request ends with an empty response that only carries Triton's FINAL flag.
-                if events:
-                    yield [text.decode() for text in texts], events
+                if events := read_events(result.get_response()):
+                    yield events
         except (InferenceServerException, grpc.RpcError) as error:
             self._fail(error)
         except asyncio.CancelledError:
@@ -275,10 +231,10 @@ class TritonBackend:
         raise translate(error, self._url) from error
 
 
-def _piece(text: str, event: _WireEvent) -> Piece:
+def _piece(event: WireEvent) -> Piece:
     return Piece(
         event.index,
-        text,
+        event.text,
         event.num_tokens,
         event.finish_reason,
         event.usage,
@@ -311,20 +267,6 @@ def _tensor(name: str, value: bytes | bool) -> InferInput:
     tensor = InferInput(name, [1], INPUTS[name])
     tensor.set_data_from_numpy(np.array([value], dtype=np.object_ if isinstance(value, bytes) else np.bool_))
     return tensor
-
-
-def _strings(result: InferResult, name: str) -> list[bytes]:
-    """Split a STRING output, which is laid out as (uint32 length, bytes) pairs; absent is empty."""
-    response = result.get_response()
-    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        if output.name == name:
-            strings, at = [], 0
-            while at < len(raw):
-                (length,) = struct.unpack_from("<I", raw, at)
-                strings.append(raw[at + 4 : at + 4 + length])
-                at += 4 + length
-            return strings
-    return []
 
 
 async def _drain(responses: AsyncGenerator[Any, None]) -> None:

@@ -25,9 +25,10 @@ from llm.tool_format import HERMES
 from triton_io import ResponseWriter, read_request
 from tritonclient.grpc import model_config_pb2
 
-from proxy import triton_client
+from proxy import triton_client, wire_event
 from proxy.backend import Load as ProxyLoad
 from proxy.backend import ModelDescription as ProxyDescription
+from proxy.backend import Usage
 from proxy.errors import from_kind
 from tests.engine.fakes import ByteTokenizer
 from tests.launch.launched import ROOT
@@ -51,7 +52,7 @@ def test_the_proxy_sends_the_inputs_that_the_configuration_declares():
 
 
 def test_the_proxy_reads_the_outputs_that_the_configuration_declares():
-    assert [tensor.name for tensor in CONFIG.output] == list(triton_client.OUTPUTS)
+    assert [tensor.name for tensor in CONFIG.output] == list(wire_event.OUTPUTS)
     assert CONFIG.model_transaction_policy.decoupled
     assert CONFIG.max_batch_size == 0
 
@@ -59,7 +60,7 @@ def test_the_proxy_reads_the_outputs_that_the_configuration_declares():
 def test_the_page_names_every_tensor():
     page = (ROOT / "docs" / "tensor-contract.md").read_text()
     named = set(re.findall(r"^\| `(\w+)` \| (?:STRING|BOOL|INT64)", page, re.MULTILINE))
-    assert named == {*triton_client.INPUTS, *triton_client.OUTPUTS}
+    assert named == {*triton_client.INPUTS, *wire_event.OUTPUTS}
 
 
 def test_the_model_reads_every_input():
@@ -68,14 +69,14 @@ def test_the_model_reads_every_input():
     assert set(re.findall(r'_read(?:_string|_json|_all)?\(request, "(\w+)"\)', source)) == set(triton_client.INPUTS)
 
 
-def sent_events(events: list[Event]) -> list[triton_client._WireEvent]:
+def sent_events(events: list[Event]) -> list[wire_event.WireEvent]:
     """What the proxy makes of what the model writes."""
     triton_request = request(text_input="x")
     ResponseWriter(triton_request).send(events, is_final=True)
     ((response, _),) = triton_request.sender.sent
     arrays: dict[str, np.ndarray[Any, Any]] = {t.name(): t.as_numpy() for t in response.output_tensors}
-    assert list(arrays) == list(triton_client.OUTPUTS)
-    return [triton_client._event_decoder.decode(body) for body in arrays["event"]]
+    assert list(arrays) == list(wire_event.OUTPUTS)
+    return [wire_event.read_event(*entry) for entry in zip(*arrays.values(), strict=True)]
 
 
 def test_the_proxy_understands_the_pieces_of_an_answer():
@@ -87,7 +88,7 @@ def test_the_proxy_understands_the_pieces_of_an_answer():
     first, last = sent_events(events)
     assert (first.index, first.num_tokens, first.finish_reason, first.usage) == (0, 2, None, None)
     assert (last.num_tokens, last.finish_reason) == (1, "length")
-    assert last.usage == triton_client.Usage(prompt_tokens=2, completion_tokens=3, cached_tokens=0)
+    assert last.usage == Usage(prompt_tokens=2, completion_tokens=3, cached_tokens=0)
 
 
 def test_the_proxy_understands_thoughts_and_calls_in_pieces_and_merged():
