@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from proxy.backend import GenerateRequest, Load, ModelDescription, ModelState, Piece, Prompt, Pulse, Tokens
+from proxy.bundles import Bundles
 from proxy.errors import ApiError, InternalError, NeverSeenError, UnavailableError, from_kind
 from proxy.triton_errors import translate
 from proxy.wire_event import Responses, WireError, WireEvent, read_events
@@ -61,6 +62,10 @@ _CHANNEL_ARGUMENTS = [
 ]
 
 
+# Triton's request parameters.
+Parameters = Mapping[str, str | int]
+
+
 @dataclass(eq=False)
 class _Call:
     """A call that has not ended, and what it is to fail with when it is cancelled by us."""
@@ -76,6 +81,7 @@ class TritonBackend:
         self._url = url
         self._client = InferenceServerClient(url, channel_args=_CHANNEL_ARGUMENTS)
         self._calls: defaultdict[str, set[_Call]] = defaultdict(set)
+        self._bundles = Bundles(self._open_bundle)
 
     async def generate(self, group: str, request: GenerateRequest) -> AsyncGenerator[Sequence[Piece], None]:
         """See `Backend.generate`."""
@@ -84,7 +90,17 @@ class TritonBackend:
             _tensor("stream", request.stream),
             _tensor("sampling_parameters", msgspec.json.encode(request.sampling_parameters)),
         ]
-        responses = self._infer_again(group, inputs, request.request_id, request.trace)
+        with self._bundles.stream(group) if request.stream else nullcontext() as recipient:
+            if recipient is None:
+                responses = self._infer_again(group, inputs, request.request_id, request.trace)
+            else:
+                parameters = request.trace | recipient.parameters
+                responses = recipient.responses(self._infer_again(group, inputs, request.request_id, parameters))
+            async with aclosing(self._pieces(group, responses)) as pieces:
+                async for some in pieces:
+                    yield some
+
+    async def _pieces(self, group: str, responses: Responses) -> AsyncGenerator[Sequence[Piece], None]:
         finished = False
         try:
             async for events in responses:
@@ -156,6 +172,7 @@ class TritonBackend:
 
     async def close(self) -> None:
         """See `Backend.close`."""
+        await self._bundles.close()
         await self._client.close()
 
     async def _ask(self, group: str, inputs: list[InferInput], deadline: float = _ASK_SECONDS) -> WireEvent:
@@ -171,8 +188,11 @@ class TritonBackend:
             await responses.aclose()
         raise UnavailableError(f"The group {group!r} did not answer.")
 
+    def _open_bundle(self, group: str, name: str) -> Responses:
+        return self._infer(group, [_tensor("task", b"bundle")], parameters={"bundle": name})
+
     async def _infer_again(
-        self, group: str, inputs: list[InferInput], request_id: str, parameters: dict[str, str]
+        self, group: str, inputs: list[InferInput], request_id: str, parameters: Parameters
     ) -> Responses:
         """Run a request; once more if no model has seen it, as while Triton starts or a model is swapped."""
         for is_last_attempt in (False, True):
@@ -194,7 +214,7 @@ class TritonBackend:
         inputs: list[InferInput],
         request_id: str = "",
         deadline: float | None = None,
-        parameters: dict[str, str] | None = None,
+        parameters: Parameters | None = None,
     ) -> Responses:
         """Run one request; yield each response's events; cancel the call when left early."""
 

@@ -39,6 +39,8 @@ class WireEvent(msgspec.Struct):
     load: Load | None = None
     tokens: Tokens | None = None
     pulse: Pulse | None = None
+    recipient: int = 0
+    num_bundled: int = 0
 
 
 # The events of each response of a request.

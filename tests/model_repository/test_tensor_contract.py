@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from answer import Answer
+from bundle import Bundle
 from event import Event, error_event, load_event, merge
 from google.protobuf import text_format
 from llm.chat_output import ChatOutput
@@ -32,7 +33,7 @@ from proxy.backend import Usage
 from proxy.errors import from_kind
 from tests.engine.fakes import ByteTokenizer
 from tests.launch.launched import ROOT
-from tests.model_repository.fakes import request
+from tests.model_repository.fakes import RecordingWriter, request
 
 CONFIG = text_format.Parse(
     (ROOT / "model_repository" / "primary" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
@@ -89,6 +90,18 @@ def test_the_proxy_understands_the_pieces_of_an_answer():
     assert (first.index, first.num_tokens, first.finish_reason, first.usage) == (0, 2, None, None)
     assert (last.num_tokens, last.finish_reason) == (1, "length")
     assert last.usage == Usage(prompt_tokens=2, completion_tokens=3, cached_tokens=0)
+
+
+def test_the_proxy_understands_what_comes_by_a_bundle():
+    writer = RecordingWriter()
+    bundle = Bundle("b1", writer)
+    bundle.add(7, [Event("a", {"index": 0, "num_tokens": 1, "finish_reason": None})])
+    assert bundle.flush()
+    assert not bundle.flush()
+    (event,) = sent_events(writer.responses[0])
+    assert (event.recipient, event.text, event.num_tokens) == (7, "a", 1)
+    (last,) = sent_events([Event("b", {"index": 0, "num_tokens": 1, "finish_reason": "stop", "num_bundled": 1})])
+    assert last.num_bundled == 1
 
 
 def test_the_proxy_understands_thoughts_and_calls_in_pieces_and_merged():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import triton_python_backend_utils as pb_utils
+from channel import Address
 from event import Event
 from llm.chat_prompt import PromptOptions
 from llm.errors import InvalidRequestError
@@ -223,3 +224,23 @@ def test_a_prompt_without_token_ids_is_refused():
     with pytest.raises(InvalidRequestError) as refusal:
         read_request(asked)
     assert refusal.value.param == "input_ids"
+
+
+def test_a_bundle_and_the_address_of_an_answer_are_read_from_the_parameters():
+    asked = request(task="bundle", parameters={"bundle": "b1"})
+    assert (read_request(asked).task, read_request(asked).bundle) == ("bundle", "b1")
+    asked = request(text_input="x", sampling_parameters="{}", parameters={"bundle": "b1", "recipient": 7})
+    assert read_request(asked).address == Address("b1", 7)
+
+
+@pytest.mark.parametrize("parameters", [None, {"bundle": ""}, {"bundle": 7}, {"recipient": 7}])
+def test_a_bundle_without_a_name_is_refused(parameters: dict[str, Any] | None):
+    with pytest.raises(InvalidRequestError) as refused:
+        read_request(request(task="bundle", parameters=parameters))
+    assert refused.value.param == "bundle"
+
+
+@pytest.mark.parametrize("parameters", [None, {"bundle": "b1"}, {"bundle": 7, "recipient": 7}, {"recipient": 7}])
+def test_half_an_address_is_none(parameters: dict[str, Any] | None):
+    asked = request(text_input="x", sampling_parameters="{}", parameters=parameters)
+    assert read_request(asked).address is None

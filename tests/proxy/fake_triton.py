@@ -102,6 +102,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
 def _inputs(request: Any) -> Inputs:
     inputs: Inputs = {"model": request.model_name, "id": request.id}
+    for name, value in request.parameters.items():
+        inputs[name] = getattr(value, value.WhichOneof("parameter_choice"))
     for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
         if tensor.datatype == "INT64":
             inputs[tensor.name] = list(struct.unpack(f"<{tensor.shape[0]}q", raw))

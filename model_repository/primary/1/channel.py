@@ -21,6 +21,14 @@ class Writer(Protocol):
         """Whether the client has left."""
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where the client wants an answer's pieces: in the bundle of this name, as those of this recipient."""
+
+    bundle: str
+    recipient: int
+
+
 @dataclass
 class Pile:
     """What came since the last look: tokens, their log probabilities and the finish reason of each choice.
@@ -41,13 +49,24 @@ class Channel:
 
     Attributes:
         unsent: events that wait for company: all of them if the answer is not streamed.
+        address: where pieces before the last go if such a bundle is open; None: out by `writer`, like the last.
+        num_bundled: pieces that have gone there.
     """
 
     submission: Submission
     answer: Answer
 
-    def __init__(self, writer: Writer, *, is_stream: bool, notify: Callable[["Channel"], None]) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        *,
+        is_stream: bool,
+        notify: Callable[["Channel"], None],
+        address: Address | None = None,
+    ) -> None:
         self.writer = writer
+        self.address = address
+        self.num_bundled = 0
         self.is_stream = is_stream
         self.is_closed = False
         self.unsent: list[Event] = []

@@ -98,6 +98,8 @@ class TritonPythonModel:
     def _accept(self, request: Any, writer: ResponseWriter, timeline: Timeline) -> None:
         model_input = read_request(request)
         match model_input.task:
+            case "bundle":
+                self._responder.open_bundle(model_input.bundle, writer)
             case "describe":
                 self._responder.reply(self._description, writer)
             case "pulse":
@@ -154,6 +156,7 @@ class TritonPythonModel:
             decoder=decoder,
             outputs=outputs,
             timeline=timeline,
+            address=model_input.address,
         )
 
     def _answer_failures(self, writer: ResponseWriter, timeline: Timeline, work: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 A response through Triton costs far more than a token does. While the thread is busy, tokens pile up in their channels,
 and a channel's pile goes out as one response: the further behind, the better it merges. The engine never waits.
+Channels that share a bundle share their responses, too: one for all that is ready.
 """
 
 import logging
@@ -12,11 +13,12 @@ from threading import Thread
 from time import monotonic
 
 from answer import Answer
-from channel import Channel, Writer
+from bundle import Bundle
+from channel import Address, Channel, Writer
 from event import Event, error_event, merge
 from llm.chat_output import Output
 from llm.engine import Engine
-from llm.errors import EngineError, GenerationError
+from llm.errors import EngineError, GenerationError, InvalidRequestError
 from llm.observer import Timeline
 from llm.request import GenerationRequest, Submission
 from llm.text_stream import Decoder
@@ -38,8 +40,9 @@ class Responder:
         self._engine = engine
         self._decoder = decoder
         self._bytes_of = bytes_of
-        self._ready: SimpleQueue[Channel | tuple[Writer, Event] | None] = SimpleQueue()
+        self._ready: SimpleQueue[Channel | Bundle | tuple[Writer, Event] | None] = SimpleQueue()
         self._polled: set[Channel] = set()
+        self._bundles: dict[str, Bundle] = {}
         self._next_poll = 0.0
         self.num_responses = 0
         self._thread = Thread(target=self._run, name="responder", daemon=True)
@@ -62,6 +65,7 @@ class Responder:
         decoder: Decoder | None = None,
         outputs: Sequence[Output] = (),
         timeline: Timeline | None = None,
+        address: Address | None = None,
     ) -> None:
         """Have the engine answer a request through `writer`. Returns at once, on any thread.
 
@@ -72,12 +76,13 @@ class Responder:
             decoder: stands in for the model's own.
             outputs: what takes the text of each choice apart; empty: nothing does.
             timeline: begun when the request arrived; by default now.
+            address: where pieces of a streamed answer go that is not complete yet, if such a bundle is open.
 
         Raises:
             GenerationError: the engine refuses it; nothing has been sent.
         """
         self._engine.check(request)  # before anything is made for each of its choices
-        channel = Channel(writer, is_stream=is_stream, notify=self._ready.put)
+        channel = Channel(writer, is_stream=is_stream, notify=self._ready.put, address=address)
         submission = Submission(request, channel, timeline or Timeline())
         channel.submission = submission
         channel.answer = Answer(
@@ -94,19 +99,29 @@ class Responder:
         """Answer with this event alone, without the engine. Returns at once, on any thread."""
         self._ready.put((writer, event))
 
+    def open_bundle(self, name: str, writer: Writer) -> None:
+        """Send pieces of answers whose address says so by `writer`, until its client leaves. Returns at once."""
+        self._ready.put(Bundle(name, writer))
+
     def _run(self) -> None:
         while True:
             try:
-                timeout = max(0.0, self._next_poll - monotonic()) if self._polled else None
+                timeout = max(0.0, self._next_poll - monotonic()) if self._polled or self._bundles else None
                 match self._ready.get(timeout=timeout):
                     case None:
+                        for bundle in list(self._bundles.values()):
+                            self._end(bundle)
                         return
                     case (writer, event):
                         self._reply_now(writer, event)
+                    case Bundle() as bundle:
+                        self._begin(bundle)
                     case channel:
                         self._serve(channel)
             except Empty:
                 pass
+            if self._ready.empty():  # a pass is over, and so is everything that came meanwhile
+                self._flush()
             if monotonic() >= self._next_poll:
                 self._cancel_abandoned()
                 self._next_poll = monotonic() + CANCEL_POLL_SECONDS
@@ -116,6 +131,30 @@ class Responder:
             writer.send([event], is_final=True)
         except Exception:
             log.exception("a reply could not be sent")
+
+    def _begin(self, bundle: Bundle) -> None:
+        if bundle.name in self._bundles:  # which would leave the older one's client waiting
+            error = InvalidRequestError("A bundle of this name is open already.", param="bundle")
+            self._reply_now(bundle.writer, error_event(error))
+        else:
+            self._bundles[bundle.name] = bundle
+
+    def _end(self, bundle: Bundle) -> None:
+        """Close it, and cancel whatever has said something by it: the rest would be missed."""
+        del self._bundles[bundle.name]
+        with suppress(Exception):
+            bundle.close()
+        for channel in self._polled:
+            if channel.num_bundled and channel.address is not None and channel.address.bundle == bundle.name:
+                self._engine.cancel(channel.submission)
+
+    def _flush(self) -> None:
+        for bundle in list(self._bundles.values()):
+            try:
+                self.num_responses += bundle.flush()
+            except Exception:
+                log.exception("a bundle of answers could not be sent; its requests end here")
+                self._end(bundle)
 
     def _serve(self, channel: Channel) -> None:
         if channel.is_closed:
@@ -147,24 +186,39 @@ class Responder:
             self._close(channel, [])
         elif channel.is_stream and any(event.says_something for event in channel.unsent):
             events, channel.unsent = merge(channel.unsent), []
+            self._send(channel, events)
+
+    def _send(self, channel: Channel, events: list[Event]) -> None:
+        """Send pieces that are not the last; the way of the first is that of all, or they would overtake each other."""
+        if not channel.num_bundled and (channel.address is None or channel.address.bundle not in self._bundles):
+            channel.address = None
+        if channel.address is None:
             channel.writer.send(events, is_final=False)
             self.num_responses += 1
+        elif bundle := self._bundles.get(channel.address.bundle):  # else it has ended, and the request is cancelled
+            bundle.add(channel.address.recipient, events)
+            channel.num_bundled += len(events)
 
     def _close(self, channel: Channel, events: list[Event]) -> None:
         channel.is_closed = True
         self._polled.discard(channel)
+        if events and channel.num_bundled:
+            events[-1].body["num_bundled"] = channel.num_bundled
         channel.writer.send(events, is_final=True)
         self.num_responses += bool(events)
 
     def _cancel_abandoned(self) -> None:
         for channel in list(self._polled):
-            if self._has_left(channel):
+            if self._has_left(channel.writer):
                 self._polled.discard(channel)
                 self._engine.cancel(channel.submission)
+        for bundle in list(self._bundles.values()):
+            if self._has_left(bundle.writer):
+                self._end(bundle)
 
-    def _has_left(self, channel: Channel) -> bool:
+    def _has_left(self, writer: Writer) -> bool:
         try:
-            return channel.writer.is_cancelled()
+            return writer.is_cancelled()
         except Exception:
             log.exception("a client cannot be asked after; its request ends here")
             return True

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from channel import Address
 from event import Event
 from llm.chat_prompt import PromptOptions
 from llm.errors import InvalidRequestError
@@ -16,7 +17,7 @@ from llm.grammar import Grammar, GrammarKind
 from llm.request import SamplingParams
 from llm.tool_format import Tool, ToolChoice
 
-Task = Literal["generate", "describe", "pulse", "load", "tokenize", "detokenize"]
+Task = Literal["generate", "bundle", "describe", "pulse", "load", "tokenize", "detokenize"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class ModelInput:
     """What one Triton request asks for; of `messages`, `text` and `input_ids` the first that is there counts."""
 
     task: Task
+    bundle: str = ""
+    address: Address | None = None
     text: str | None = None
     messages: list[dict[str, Any]] | None = None
     input_ids: tuple[int, ...] | None = None
@@ -46,6 +49,8 @@ def read_request(request: Any) -> ModelInput:
         InvalidRequestError: an input is malformed.
     """
     task = _read_string(request, "task") or "generate"
+    if task == "bundle":
+        return ModelInput(task="bundle", bundle=_read_bundle(request))
     if task in ("describe", "pulse", "load"):
         return ModelInput(task=task)  # type: ignore[arg-type]
     if task not in get_args(Task):
@@ -59,6 +64,7 @@ def read_request(request: Any) -> ModelInput:
         input_ids=_read_ids(request),
         options=read_options(_read_json(request, "prompt_options")),
         is_stream=bool(_read(request, "stream")),
+        address=_read_address(request) if task == "generate" else None,
         sampling=read_sampling(parameters),
         grammar=read_grammar(parameters.get("grammar")),
         tool_choice=read_tool_choice(parameters.get("tool_choice"), parameters.get("parallel_tool_calls")),
@@ -70,14 +76,27 @@ def read_request(request: Any) -> ModelInput:
 
 def read_trace(request: Any) -> dict[str, str]:
     """The W3C trace context among the request's parameters, as far as it looks like one; empty: there is none."""
-    try:
-        parameters = json.loads(request.parameters() or "{}")
-    except (ValueError, RecursionError):
-        return {}
+    parameters = _own_parameters(request)
     return {name: value for name in TRACE_PARAMETERS if isinstance(value := parameters.get(name), str)}
 
 
 TRACE_PARAMETERS = ("traceparent", "tracestate")
+
+
+def _read_address(request: Any) -> Address | None:
+    """Where the request's parameters say that pieces of its answer shall go, as far as they say so."""
+    match _own_parameters(request):
+        case {"bundle": str(bundle), "recipient": int(recipient)}:
+            return Address(bundle, recipient)
+    return None
+
+
+def _own_parameters(request: Any) -> dict[str, Any]:
+    try:
+        parameters: dict[str, Any] = json.loads(request.parameters() or "{}")
+    except (ValueError, RecursionError):  # Triton hands strings on that are not UTF-8
+        return {}
+    return parameters
 
 
 def read_options(options: Any) -> PromptOptions:
@@ -246,12 +265,15 @@ class ResponseWriter:
             self._sender.send(flags=flags)
             return
         texts = _string_tensor("text_output", [event.text for event in events])
-        bodies = _string_tensor("event", [json.dumps(event.body, separators=(",", ":")) for event in events])
+        bodies = _string_tensor("event", [_to_json(event.body) for event in events])
         self._sender.send(pb_utils.InferenceResponse(output_tensors=[texts, bodies]), flags=flags)
 
     def is_cancelled(self) -> bool:
         """See `channel.Writer`."""
         return bool(self._sender.is_cancelled())
+
+
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _string_tensor(name: str, strings: list[str]) -> Any:
@@ -300,6 +322,13 @@ def _read_json(request: Any, name: str) -> Any:
         return None if value is None else json.loads(value)
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"{name} is not JSON: {error}", param=name) from error
+
+
+def _read_bundle(request: Any) -> str:
+    name = _own_parameters(request).get("bundle")
+    if not isinstance(name, str) or not name:
+        raise InvalidRequestError("A bundle needs a name, in the request's parameter bundle.", param="bundle")
+    return name
 
 
 def _read_own_parameters(request: Any) -> Any:
