@@ -6,6 +6,7 @@ Knows neither Triton nor torch; what a setting means is the engine's EngineConfi
 
 import difflib
 import re
+import reprlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,11 @@ DEFAULT_GROUP = "primary"
 # Becomes a folder's name, a Triton model's name and part of URLs.
 _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REPLICA_NAME = re.compile(r"(?P<group>.+)--(?P<replica>\d+)")
+_MAX_GPU_DIGITS = 4
 # What one replica of a group may have otherwise than another: none of it changes an answer.
 _REPLICAS_OWN = ("device", "page_cache_size", "max_batch_size", "max_batch_tokens", "max_queue_size")
+# YAML makes numbers, truth values and dates of some texts that are none: 1.10 becomes 1.1, 010 becomes 8.
+_TEXTS = ("model_name", "consumer_group", "served_model_name", "revision")
 # Beside the engine's settings: TAKEOFF_CONSUMER_GROUP and TAKEOFF_CUDA_VISIBLE_DEVICES in the environment.
 _READER_KEYS = (*EngineConfig.setting_names(), "consumer_group", "cuda_visible_devices")
 
@@ -94,10 +98,16 @@ def _resolved_model(name: str) -> str:
     Raises:
         ConfigError: the name can only be a folder's, and there is none.
     """
-    path = Path(name).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    try:
+        path = Path(name).expanduser()
+        is_model = path.is_dir() or (path.is_file() and path.suffix == ".gguf")
+        is_there = path.exists()
+    except (OSError, RuntimeError) as error:  # such as a folder above it that we must not look into
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise _bad("model_name", name, f"{reason}; give a folder that can be read, or a hub name") from None
+    if is_model:
         return str(path.resolve())
-    if path.exists():
+    if is_there:
         raise _bad("model_name", name, "it is a file; give the model's folder or a GGUF file")
     if name.startswith(("/", "./", "../", "~")):
         raise _bad("model_name", name, "there is no such folder; give one, or a hub name")
@@ -166,8 +176,10 @@ def _require_agreement(first: Reader, other: Reader) -> None:
     for name in EngineConfig.setting_names():
         theirs, ours = first.settings.get(name), other.settings.get(name)
         if name not in _REPLICAS_OWN and ours != theirs:
+            what = f"{name} is not set" if ours is None else f"{name}={ours!r} cannot be used"
+            has = "none" if theirs is None else repr(theirs)
             raise ConfigError(
-                f"{name}={ours!r} cannot be used: another reader of consumer_group {first.group!r} has {theirs!r}, "
+                f"{what}: another reader of consumer_group {first.group!r} has {has}, "
                 "and replicas must answer alike; give both the same, or this one a group of its own"
             )
 
@@ -194,7 +206,7 @@ def _reader(settings: Mapping[str, str]) -> Reader:
         fix = "two dashes and a number at the end mark replicas; give the group's own name to several readers instead"
         raise _bad("consumer_group", name, fix)
     gpu = given.pop("cuda_visible_devices", "0")
-    if not (gpu.isascii() and gpu.isdecimal()):
+    if not (gpu.isascii() and gpu.isdecimal() and len(gpu) <= _MAX_GPU_DIGITS):
         fix = "give the number of one GPU, such as 0; for several GPUs give each a reader of this consumer_group"
         raise _bad("cuda_visible_devices", gpu, fix)
     return Reader(name, _checked(given), int(gpu))
@@ -203,18 +215,21 @@ def _reader(settings: Mapping[str, str]) -> Reader:
 def _known(key: object) -> str:
     if key in _READER_KEYS:
         return str(key)
-    nearest = difflib.get_close_matches(str(key), _READER_KEYS, n=1, cutoff=0)[0]
-    raise ConfigError(f"{key!r} is no setting: the nearest one is {nearest!r}")
+    meant = str(key).lower().removeprefix(ENVIRONMENT_PREFIX.lower())
+    nearest = difflib.get_close_matches(meant, _READER_KEYS, n=1, cutoff=0)[0]
+    raise ConfigError(f"{reprlib.repr(key):.100} is no setting: the nearest one is {nearest!r}")
 
 
 def _text(key: str, value: object) -> str:
     """A value of the file as its variable would have it."""
     if key == "served_model_name" and isinstance(value, list) and all(isinstance(name, str) for name in value):
         return ",".join(value)
-    if key == "revision" and not isinstance(value, str):  # YAML has made a number of 0123456 or 1e10 already
-        raise ConfigError(f"{key}={value!r} cannot be used: put it in quotes")
+    if isinstance(value, list | dict):
+        raise ConfigError(f"{key}={reprlib.repr(value):.100} cannot be used: give one plain value")
+    if key in _TEXTS and not isinstance(value, str):
+        raise ConfigError(f"{key}={value} cannot be used: put it in quotes")
     if not isinstance(value, str | int | float):
-        raise ConfigError(f"{key}={value!r} cannot be used: give one plain value")
+        raise ConfigError(f"{key}={value} cannot be used: give one plain value")
     return str(value).lower() if isinstance(value, bool) else str(value).strip()
 
 
@@ -222,18 +237,20 @@ def _entries(path: Path, document: object) -> Mapping[str, Mapping[str, Any]]:
     """The mapping below takeoff.readers_config, with its shape checked."""
     takeoff = document.get("takeoff") if isinstance(document, dict) else None
     if not isinstance(takeoff, dict):
-        raise ConfigError(f"{path} cannot be used: it must begin with 'takeoff:'; see config.example.yaml")
+        raise ConfigError(
+            f"{path} cannot be used: it must begin with 'takeoff:' and 'readers_config:'; see config.example.yaml"
+        )
     for key in takeoff:
         if key not in ("server_config", "readers_config"):
-            raise ConfigError(f"{path}: {key!r} is no key of takeoff: give server_config or readers_config")
+            raise ConfigError(f"{path}: {key!r} is no key of takeoff: give readers_config, and readers below it")
     if server := takeoff.get("server_config"):
         raise ConfigError(
-            f"{path}: server_config ({', '.join(map(str, server))}) cannot be used: "
+            f"{path}: server_config ({reprlib.repr(server):.100}) cannot be used: "
             "ports and other settings of the service are TAKEOFF_* variables; see the README's table"
         )
     readers = takeoff.get("readers_config")
     if not isinstance(readers, dict) or not readers:
-        raise ConfigError(f"{path} cannot be used: readers_config names no reader; see config.example.yaml")
+        raise ConfigError(f"{path} cannot be used: readers_config names no reader, as 'NAME:'; see config.example.yaml")
     for reader, keys in readers.items():
         if not isinstance(keys, dict):
             raise ConfigError(f"{path}, reader {reader}: give its settings as 'key: value' lines")
@@ -246,6 +263,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is no plain text", problem_mark=key_node.start_mark)
             if key_node.value in seen:
                 problem = f"{key_node.value!r} is given twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
@@ -260,5 +279,8 @@ def _load(path: Path) -> object:
         raise ConfigError(
             f"TAKEOFF_CONFIG_FILE={str(path)!r} cannot be read: {error.strerror}; give a YAML file"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date such as 2020-13-41
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+        raise ConfigError(f"{path} is no valid YAML: {reason}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} cannot be used: its brackets go too deep") from None

@@ -14,12 +14,15 @@ from llm.errors import ConfigError
         ({"max_sequence_length": "1"}, r"TAKEOFF_MAX_SEQUENCE_LENGTH='1' .* 2 or more"),
         ({"page_cache_size": "much"}, r"TAKEOFF_PAGE_CACHE_SIZE='much' .* 4GiB"),
         ({"page_cache_size": "0%"}, r"TAKEOFF_PAGE_CACHE_SIZE='0%' "),
-        ({"page_cache_size": "9" * 400}, r"TAKEOFF_PAGE_CACHE_SIZE='9+' .* 4GiB"),
+        ({"page_cache_size": "9" * 400}, r"TAKEOFF_PAGE_CACHE_SIZE='9+ .* 4GiB"),
         ({"page_cache_size": "101%"}, r"TAKEOFF_PAGE_CACHE_SIZE='101%' "),
         ({"revision": "../up"}, r"TAKEOFF_REVISION='../up' .* branch, tag or commit"),
         ({"trust_remote_code": "ja"}, r"TAKEOFF_TRUST_REMOTE_CODE='ja' .* true or false"),
         ({"served_model_name": "a b,c"}, r"TAKEOFF_SERVED_MODEL_NAME='a b,c' .* without spaces"),
         ({"model_name": ""}, r"TAKEOFF_MODEL_NAME is not set"),
+        ({"model_name": "gpt2\nother"}, r"TAKEOFF_MODEL_NAME='gpt2\\nother' .* in one line"),
+        ({"model_name": "x" * 5000}, r"TAKEOFF_MODEL_NAME='x{199} cannot be used: .* in one line"),
+        ({"max_pass_ms": "9" * 400}, r"TAKEOFF_MAX_PASS_MS='9{199} cannot be used: give 2147483647 or less"),
     ],
 )
 def test_a_bad_value_is_named_with_its_fix(settings: dict[str, str], message: str):

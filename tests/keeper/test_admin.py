@@ -72,7 +72,7 @@ async def test_a_body_that_makes_no_sense_is_a_400(admin: httpx.AsyncClient, bod
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "words"),
     [
-        ("PUT", "/groups/primary", {"model_name": 7, "device": "tpu"}, 400, "device='tpu' cannot be used"),
+        ("PUT", "/groups/primary", {"model_name": "x", "device": "tpu"}, 400, "device='tpu' cannot be used"),
         ("DELETE", "/groups/none", None, 404, "There is no consumer group 'none'"),
         ("POST", "/groups/primary", CPU, 405, "Method Not Allowed"),
         ("GET", "/nothing", None, 404, "Not Found"),

@@ -135,11 +135,21 @@ takeoff:
         ("model_name: gpt2; served_model_name: [a, [b]]", "served_model_name=['a', ['b']] cannot be used"),
         ("model_name: gpt2; device: tpu", "device='tpu' cannot be used"),
         ("model_name: gpt2; cuda_visible_devices: 0,1", "cuda_visible_devices='0,1' cannot be used"),
+        ("model_name: gpt2; cuda_visible_devices: '" + 5000 * "9" + "'", "cannot be used: give the number of one GPU"),
         ("model_name: gpt2; consumer_group: ../up", "consumer_group='../up' cannot be used"),
         ("model_name: gpt2; consumer_group: up--2", "'up--2' cannot be used: two dashes and a number"),
         ("model_name: gpt2; consumer_group: two words", "consumer_group='two words' cannot be used"),
         ("model_name: gpt2; consumer_group: ''", "consumer_group='' cannot be used"),
         ("model_name: gpt2; model_name: other", "'model_name' is given twice"),
+        ("model_name: gpt2; [a]: 5", "a key is no plain text in line 5"),
+        ("model_name: gpt2; TAKEOFF_DEVICE: cpu", "'TAKEOFF_DEVICE' is no setting: the nearest one is 'device'"),
+        ("model_name: gpt2; consumer_group: 1.10", "consumer_group=1.1 cannot be used: put it in quotes"),
+        ("model_name: gpt2; consumer_group: on", "consumer_group=True cannot be used: put it in quotes"),
+        ("model_name: gpt2; served_model_name: 4", "served_model_name=4 cannot be used: put it in quotes"),
+        ("model_name: 2020-01-01", "model_name=2020-01-01 cannot be used: put it in quotes"),
+        ("model_name: gpt2; max_batch_size: 2020-01-01", "max_batch_size=2020-01-01 cannot be used: give one plain"),
+        ("model_name: 2020-13-41", "is no valid YAML: month must be in 1..12"),
+        ("model_name: ~nobody-of-this-name/model", "model_name='~nobody-of-this-name/model' cannot be used: "),
         ("model_name: /no/such/folder", "model_name='/no/such/folder' cannot be used"),
     ],
 )
@@ -150,13 +160,16 @@ def test_a_bad_reader_is_refused_by_name(tmp_path: Path, lines: str, sentence: s
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "it must begin with 'takeoff:'"),
+        ("", "it must begin with 'takeoff:' and 'readers_config:'"),
+        ("takeoff:", "it must begin with 'takeoff:' and 'readers_config:'"),
         ("- a list", "it must begin with 'takeoff:'"),
         ("takeoff: {}", "readers_config names no reader"),
         ("takeoff: {readers_config: {}}", "readers_config names no reader"),
         ("takeoff: {readers_config: {reader1: gpt2}}", "reader reader1: give its settings"),
         ("takeoff: {readers: {}}", "'readers' is no key of takeoff"),
-        ("takeoff: {server_config: {port: 3000}}", "server_config (port) cannot be used"),
+        ("takeoff: {server_config: {port: 3000}}", "server_config ({'port': 3000}) cannot be used"),
+        ("takeoff: {server_config: 3000}", "server_config (3000) cannot be used"),
+        ("[" * 5000, "its brackets go too deep"),
         ("takeoff: {readers_config: [", "is no valid YAML"),
         ("takeoff: !!python/object:os.system {}", "is no valid YAML"),
         (
@@ -172,6 +185,32 @@ def test_a_bad_reader_is_refused_by_name(tmp_path: Path, lines: str, sentence: s
 )
 def test_a_bad_file_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     assert sentence in refusal(tmp_path, text)
+
+
+def test_what_replicas_disagree_on_is_said_in_words_where_one_of_them_has_nothing(tmp_path: Path) -> None:
+    readers = "takeoff: {readers_config: {a: {model_name: x%s}, b: {model_name: x%s}}}"
+    limit = ", max_sequence_length: 9"
+    sentence = "max_sequence_length is not set: another reader of consumer_group 'primary' has '9'"
+    assert sentence in refusal(tmp_path, readers % (limit, ""))
+    sentence = "max_sequence_length='9' cannot be used: another reader of consumer_group 'primary' has none"
+    assert sentence in refusal(tmp_path, readers % ("", limit))
+
+
+def test_a_value_that_refers_to_itself_over_and_over_is_refused_in_a_short_sentence(tmp_path: Path) -> None:
+    """YAML's aliases make a few lines stand for millions of words, all of which were written into the refusal."""
+    lines = ["l0: &l0 [x, x, x, x, x, x, x, x]"]
+    lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 8)}]" for n in range(1, 12)]
+    text = "\n".join([*lines, "takeoff: {readers_config: {a: {model_name: *l11}}}"])
+    assert len(refusal(tmp_path, text)) < 1000
+
+
+def test_a_folder_that_must_not_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", forbidden)  # root, as whom CI runs, may look everywhere
+    sentence = "model_name='/srv/m' cannot be used: Permission denied; give a folder that can be read"
+    assert sentence in refusal(tmp_path, reader("model_name: /srv/m"))
 
 
 def test_a_file_that_is_not_there_is_refused() -> None:

@@ -16,6 +16,8 @@ ENVIRONMENT_PREFIX = "TAKEOFF_"
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*(%|[KMGT]i?B|B)?", re.IGNORECASE)
 _SERVED_NAME = re.compile(r"[^\s,]{1,128}")
 _REVISION = re.compile(r"[\w][\w./-]{0,254}", re.ASCII)
+_MAX_NAME_LENGTH = 1024
+_MAX_INTEGER = 2**31 - 1
 _DEVICES = ("auto", "cpu", "cuda")
 _QUANT_TYPES = ("none", "int8")
 
@@ -116,7 +118,7 @@ _UNIT_BYTES = {
 
 
 def _bad(name: str, value: str, fix: str) -> ConfigError:
-    return ConfigError(f"{ENVIRONMENT_PREFIX}{name.upper()}={value!r} cannot be used: {fix}")
+    return ConfigError(f"{ENVIRONMENT_PREFIX}{name.upper()}={value!r:.200} cannot be used: {fix}")
 
 
 def _integer(minimum: int) -> Callable[[str, str], int]:
@@ -127,9 +129,17 @@ def _integer(minimum: int) -> Callable[[str, str], int]:
             raise _bad(name, value, "give a whole number") from None
         if number < minimum:
             raise _bad(name, value, f"give {minimum} or more")
+        if number > _MAX_INTEGER:
+            raise _bad(name, value, f"give {_MAX_INTEGER} or less")
         return number
 
     return parse
+
+
+def _parse_model_name(name: str, value: str) -> str:
+    if len(value) > _MAX_NAME_LENGTH or not value.isprintable():
+        raise _bad(name, value, "give the name of a hub's model, a folder or a GGUF file, in one line")
+    return value
 
 
 def _parse_switch(name: str, value: str) -> bool:
@@ -153,6 +163,7 @@ def _parse_revision(name: str, value: str) -> str:
 
 _SWITCHES = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
+    "model_name": _parse_model_name,
     "revision": _parse_revision,
     "trust_remote_code": _parse_switch,
     "served_model_name": _parse_names,
