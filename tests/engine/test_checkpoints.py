@@ -51,6 +51,59 @@ def test_code_that_comes_with_a_model_runs_only_when_asked_for(tmp_path: Path):
     assert mark.exists()
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 269060552\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("model.safetensors", LFS_POINTER, "model.safetensors is only Git LFS's pointer .* run 'git lfs pull' in "),
+        ("tokenizer.json", LFS_POINTER, "tokenizer.json is only Git LFS's pointer"),
+        ("model.safetensors", b"", "model.safetensors is empty: copy or download it again"),
+        ("model.safetensors", b"<!DOCTYPE html><html></html>", "model.safetensors is cut short, or no file of weights"),
+        ("model.safetensors.index.json", b"[]", "model.safetensors.index.json is no index of weights"),
+        ("config.json", b"{}", "its config.json: Unrecognized model"),
+        ("tokenizer.json", b"{", "its tokenizer: Expecting property name"),
+        (
+            "generation_config.json",
+            b'{"temperature": -3}',
+            "correct its generation_config.json, .* temperature must be",
+        ),
+        ("generation_config.json", b'{"temperature": "hot"}', "correct its generation_config.json, or remove it: "),
+    ],
+)
+def test_a_broken_file_is_named_with_what_to_do(tmp_path: Path, file: str, content: bytes, words: str):
+    """Most were told in the words of a parser, without the file's name; some came as a traceback."""
+    folder = save_model("llama", tmp_path)
+    (folder / file).write_bytes(content)
+    with pytest.raises(ModelLoadError, match=words):
+        load(folder)
+
+
+def test_what_lacks_in_a_folder_is_named(tmp_path: Path):
+    folder = save_model("llama", tmp_path)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ModelLoadError, match=r"model\.safetensors is cut short"):
+        load(folder)
+    (folder / "model.safetensors").write_bytes(weights)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+    with pytest.raises(ModelLoadError, match=r"other shapes than its config\.json says"):
+        load(folder)
+    for path in folder.glob("*token*"):
+        path.unlink()
+    with pytest.raises(ModelLoadError, match="it has no tokenizer: save one beside it"):
+        load(folder)
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    with pytest.raises(ModelLoadError, match="it is an adapter for another model: merge both"):
+        load(folder)
+    (folder / "model.gguf").write_bytes(LFS_POINTER)
+    for name in (folder, folder / "model.gguf"):
+        with pytest.raises(ModelLoadError, match=r"model\.gguf is only Git LFS's pointer"):
+            load(name)
+
+
 def test_a_folder_that_lacks_a_part_of_its_weights_is_named(tmp_path: Path):
     folder = save_model("llama", tmp_path)
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")

@@ -4,7 +4,6 @@
 """
 
 import errno
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from llm.config import EngineConfig
 from llm.errors import ModelLoadError
+from llm.model_folder import require_content, require_whole
 
 # Told a phase and the share of it that is done.
 Report = Callable[[str, float | None], None]
@@ -55,6 +55,7 @@ def find_model(config: EngineConfig, report: Report) -> ModelFiles:
     if Path(name).is_dir():
         return _in_folder(Path(name), config.model_name)
     if name.endswith(".gguf") and Path(name).is_file():
+        require_content(Path(name), config.model_name)
         return ModelFiles(Path(name).parent, Path(name).name)
     if name.startswith(("/", "./", "../")):
         raise ModelLoadError(f"TAKEOFF_MODEL_NAME={config.model_name}: there is no such folder")
@@ -64,28 +65,26 @@ def find_model(config: EngineConfig, report: Report) -> ModelFiles:
 
 def _in_folder(folder: Path, name: str, listed: list[str] | None = None) -> ModelFiles:
     if (folder / "config.json").exists():
-        _require_all_parts(folder, name)
+        require_whole(folder, name)
         return ModelFiles(folder)
     gguf = sorted(path.name for path in folder.glob("*.gguf")) if listed is None else listed
+    if not gguf and (folder / "adapter_config.json").exists():
+        raise ModelLoadError(
+            f"the model {name} cannot be loaded: it is an adapter for another model: merge both, and give the result"
+        )
     if not gguf:
-        raise ModelLoadError(f"the model {name} cannot be loaded: it has neither a config.json nor a GGUF file")
+        raise ModelLoadError(
+            f"the model {name} cannot be loaded: it has neither a config.json nor a GGUF file: give the folder that has"
+        )
     if len(gguf) > 1:
         shown = ", ".join(gguf[:_NAMES_SHOWN]) + (", ..." if len(gguf) > _NAMES_SHOWN else "")
         raise ModelLoadError(
             f"the model {name} cannot be loaded: it has {len(gguf)} GGUF files ({shown}): "
             f"name one of them, as in TAKEOFF_MODEL_NAME={name}/{gguf[0]}"
         )
+    if listed is None:
+        require_content(folder / gguf[0], name)
     return ModelFiles(folder, gguf[0])
-
-
-def _require_all_parts(folder: Path, name: str) -> None:
-    for index in folder.glob("*.safetensors.index.json"):
-        parts = set(json.loads(index.read_text()).get("weight_map", {}).values())
-        if missing := sorted(part for part in parts if not (folder / part).exists()):
-            raise ModelLoadError(
-                f"the model {name} cannot be loaded: {len(missing)} of its {len(parts)} files of weights are missing, "
-                f"{missing[0]} for one: copy or download it again, whole"
-            )
 
 
 def _from_hub(config: EngineConfig, report: Report) -> ModelFiles:

@@ -20,7 +20,7 @@ from llm.cuda_runner import CudaRunner
 from llm.decoder import build_decoder
 from llm.dialect import Dialect
 from llm.engine import Engine, ModelLimits, Runner
-from llm.errors import ModelLoadError
+from llm.errors import InvalidRequestError, ModelLoadError
 from llm.grammar import Grammars
 from llm.kv_cache import BLOCK_SIZE, KVCache
 from llm.linear import choose_pack
@@ -136,7 +136,7 @@ def load_model(config: EngineConfig, gpu: int = 0, listener: Listener | None = N
         max_model_len=max_model_len,
         vocabulary_size=model.config.get_text_config(decoder=True).vocab_size,
         end_token_ids=_end_token_ids(generation, tokenizer),
-        defaults=_sampling_defaults(generation),
+        defaults=_sampling_defaults(config.model_name, generation),
     )
     engine = Engine(runner, Sampler(), scheduler, limits, max_queue_size=config.max_queue_size)
     description = _describe(config, model, device, dtype, max_model_len)
@@ -176,28 +176,40 @@ def _fetch(
     source: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if files.gguf is not None:
         source["gguf_file"] = files.gguf
+    part, architecture = files.gguf or "its config.json", ""
     try:
         with progress.of_transformers("reading the GGUF file" if files.gguf else "loading weights"):
             architecture = AutoConfig.from_pretrained(files.folder, **source).model_type
+            part = files.gguf or "its tokenizer"
             tokenizer = AutoTokenizer.from_pretrained(files.folder, **source)
+            part = files.gguf or "its weights"
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 files.folder, dtype=dtype, attn_implementation=IMPLEMENTATION, output_loading_info=True, **source
             )
     except Exception as error:
-        reason = " ".join(str(error).split())
-        if IMPLEMENTATION in reason:  # transformers looks the name up in a table that old models bring themselves
-            reason = f"{architecture} is not supported: it does not use transformers' attention interface"
-        elif "Unrecognized configuration class" in reason:  # followed by the two hundred that it knows
-            reason = f"{architecture} is no decoder model, which continues a text by itself"
-        elif "trust_remote_code" in reason:
-            reason = (
-                "it brings Python code of its own: set TAKEOFF_TRUST_REMOTE_CODE=true if you trust whoever wrote it"
-            )
-        raise ModelLoadError(f"the model {name} cannot be loaded: {reason}") from error
+        raise ModelLoadError(f"the model {name} cannot be loaded: {_reason(error, part, architecture)}") from error
     model, loading = loaded
     _require_decoder(name, model, loading)
     progress("preparing the engine")
     return model.to(device).eval(), tokenizer, model.generation_config
+
+
+def _reason(error: Exception, part: str, architecture: str) -> str:
+    """Why transformers could not load `part` of the model, and what to do where that is known."""
+    reason = " ".join(str(error).split())
+    if IMPLEMENTATION in reason:  # transformers looks the name up in a table that old models bring themselves
+        return f"{architecture} is not supported: it does not use transformers' attention interface"
+    if "Unrecognized configuration class" in reason:  # followed by the two hundred that it knows
+        return f"{architecture} is no decoder model, which continues a text by itself"
+    if "trust_remote_code" in reason:
+        return "it brings Python code of its own: set TAKEOFF_TRUST_REMOTE_CODE=true if you trust whoever wrote it"
+    if "instantiate the backend tokenizer" in reason:
+        return "it has no tokenizer: save one beside it, as the tokenizer's save_pretrained does"
+    if "ignore_mismatched_sizes" in reason:  # which points at a table in the log
+        return "its weights have other shapes than its config.json says: take both from the same model"
+    if isinstance(error, OSError | ValueError | ImportError):
+        return f"{part}: {reason}"
+    return f"{part}: {type(error).__name__}: {reason}"
 
 
 def _require_decoder(name: str, model: Any, loading: dict[str, Any]) -> None:
@@ -222,8 +234,8 @@ def _num_blocks(config: EngineConfig, block_bytes: int, device: torch.device) ->
         budget = min(budget, _CPU_CACHE_CEILING)
     if budget < block_bytes or budget > free:
         raise ModelLoadError(
-            f"TAKEOFF_PAGE_CACHE_SIZE={config.page_cache_size} gives a KV cache of {budget / 2**20:.0f} MiB: it needs "
-            f"at least {block_bytes / 2**20:.1f} MiB and {device.type} has {free / 2**20:.0f} MiB left"
+            f"TAKEOFF_PAGE_CACHE_SIZE={config.page_cache_size} gives a KV cache of {budget / 2**20:.0f} MiB: give at "
+            f"least {block_bytes / 2**20:.1f} MiB, at most the {free / 2**20:.0f} MiB that {device.type} has left"
         )
     return budget // block_bytes
 
@@ -244,8 +256,15 @@ def _end_token_ids(generation: GenerationConfig, tokenizer: Any) -> frozenset[in
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
 
 
-def _sampling_defaults(generation: GenerationConfig) -> SamplingParams:
-    return SamplingParams(temperature=generation.temperature, top_p=generation.top_p, top_k=generation.top_k or None)
+def _sampling_defaults(name: str, generation: GenerationConfig) -> SamplingParams:
+    try:
+        return SamplingParams(
+            temperature=generation.temperature, top_p=generation.top_p, top_k=generation.top_k or None
+        )
+    except (InvalidRequestError, TypeError) as error:
+        raise ModelLoadError(
+            f"the model {name} cannot be served: correct its generation_config.json, or remove it: {error}"
+        ) from error
 
 
 def _describe(
