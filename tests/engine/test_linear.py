@@ -24,3 +24,15 @@ def test_mkl_is_left_to_intels_cpus(monkeypatch: pytest.MonkeyPatch, cpu: str, f
     """On an AMD EPYC its layout took two and a half times as long as oneDNN's at 8 rows."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": cpu})
     assert choose_pack(torch.device("cpu"), torch.float32, "none") is form
+
+
+@torch.inference_mode()
+def test_a_packed_layer_of_bfloat16_is_as_near_as_the_plain_one():
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("oneDNN has no bfloat16 on this CPU")
+    weight, bias, rows = torch.randn(70, 50).bfloat16(), torch.randn(70).bfloat16(), torch.randn(9, 50).bfloat16()
+    product = choose_pack(torch.device("cpu"), torch.bfloat16, "none")(weight, bias)(rows)
+    assert product.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        product.float(), linear(rows.float(), weight.float(), bias.float()), rtol=1e-2, atol=5e-2
+    )

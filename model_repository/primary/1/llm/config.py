@@ -19,6 +19,7 @@ _REVISION = re.compile(r"[\w][\w./-]{0,254}", re.ASCII)
 _MAX_NAME_LENGTH = 1024
 _MAX_INTEGER = 2**31 - 1
 _DEVICES = ("auto", "cpu", "cuda")
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
 _QUANT_TYPES = ("none", "int8")
 
 
@@ -55,7 +56,11 @@ class EngineConfig:
         "`auto`: 25% on a CPU (at most 4 GiB), 85% on a GPU",
         "auto",
     )
-
+    dtype: str = _setting(
+        "`float32`, `bfloat16` or `float16`: what the model is kept and computed in; `auto`: `bfloat16` on a GPU, "
+        "`float32` on a CPU",
+        "auto",
+    )
     quant_type: str = _setting("`int8` computes a CPU's linear layers with 8-bit weights; `none`: as they are", "none")
 
     @classmethod
@@ -89,6 +94,8 @@ class EngineConfig:
         config = cls(**given)
         if config.device not in _DEVICES:
             raise _bad("device", config.device, f"use one of {', '.join(_DEVICES)}")
+        if config.dtype not in _DTYPES:
+            raise _bad("dtype", config.dtype, f"use one of {', '.join(_DTYPES)}")
         if config.quant_type not in _QUANT_TYPES:
             raise _bad("quant_type", config.quant_type, f"use one of {', '.join(_QUANT_TYPES)}")
         if config.page_cache_size != "auto":

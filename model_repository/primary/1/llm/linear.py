@@ -63,7 +63,15 @@ def choose_pack(device: torch.device, dtype: torch.dtype, quant_type: str) -> Pa
             return MklLinear
         if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return OneDnnLinear
+    if device.type == "cpu" and dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return OneDnnLinear
     return plain_linear
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself."""
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:

@@ -23,7 +23,7 @@ from llm.engine import Engine, ModelLimits, Runner
 from llm.errors import InvalidRequestError, ModelLoadError
 from llm.grammar import Grammars
 from llm.kv_cache import BLOCK_SIZE, KVCache
-from llm.linear import choose_pack
+from llm.linear import choose_pack, has_bfloat16
 from llm.load_progress import Listener, LoadProgress
 from llm.memory import free_memory
 from llm.model_files import find_model
@@ -108,9 +108,7 @@ def load_model(config: EngineConfig, gpu: int = 0, listener: Listener | None = N
         ConfigError: a setting does not fit the model.
     """
     device = choose_device(config.device, gpu)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    if config.quant_type == "int8" and device.type != "cpu":
-        raise ModelLoadError(f"TAKEOFF_QUANT_TYPE=int8 is for a CPU, and the device is {device.type}: use none")
+    dtype = choose_dtype(config, device)
     model, tokenizer, generation = _fetch(config, device, dtype, LoadProgress(listener))
     rules = probe_layers(model)
     layers = {number: rule.shape for number, rule in rules.items()}
@@ -166,6 +164,26 @@ def choose_device(name: str, gpu: int = 0) -> torch.device:
         return torch.device("cpu")
     torch.cuda.set_device(gpu)  # of this thread, for whatever says no more than `cuda`
     return torch.device("cuda", gpu)
+
+
+def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
+    """What the model is kept and computed in on this device.
+
+    Raises:
+        ModelLoadError: the device cannot compute what the settings ask for.
+    """
+    if config.quant_type == "int8" and device.type != "cpu":
+        raise ModelLoadError(f"TAKEOFF_QUANT_TYPE=int8 is for a CPU, and the device is {device.type}: use none")
+    if config.quant_type == "int8" and config.dtype not in ("auto", "float32"):
+        raise ModelLoadError(f"TAKEOFF_QUANT_TYPE=int8 does not go with TAKEOFF_DTYPE={config.dtype}: use float32")
+    if device.type == "cpu" and config.dtype == "float16":
+        raise ModelLoadError("TAKEOFF_DTYPE=float16 is for a GPU; on a CPU use bfloat16 or float32")
+    if config.dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if device.type == "cpu" and config.dtype == "bfloat16" and not has_bfloat16():
+        log.warning("TAKEOFF_DTYPE=bfloat16, but this CPU has no instructions for it: float32 may be faster")
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    return dtype
 
 
 def _fetch(

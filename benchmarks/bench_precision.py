@@ -1,9 +1,9 @@
-"""What `TAKEOFF_QUANT_TYPE=int8` gains in speed and costs in quality, beside float32 in one run.
+"""What `TAKEOFF_DTYPE=bfloat16` and `TAKEOFF_QUANT_TYPE=int8` gain on a CPU and cost in quality, beside float32.
 
-Usage: .venv/bin/python benchmarks/bench_int8.py [--repeats 3] [--streams 1 8 32]
+Usage: .venv/bin/python benchmarks/bench_precision.py [--repeats 3] [--streams 1 8 32]
 
-Speed: both engines are up and asked in turn. Quality: perplexity of the text in this repository's docs, in windows.
-Writes benchmarks/results/int8.json.
+Speed: all engines are up and asked in turn. Quality: perplexity of the text in this repository's docs, in windows.
+Writes benchmarks/results/precision.json.
 """
 
 import argparse
@@ -18,8 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from llm.attention import IMPLEMENTATION
+from llm.config import EngineConfig
 from llm.decoder import build_decoder
 from llm.linear import choose_pack
+from llm.model_loader import choose_dtype
 from llm.probe import Probe, probe_layers
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
@@ -29,14 +31,22 @@ from benchmarks import machine, workload
 from benchmarks.bench_serving import RESULTS, EngineAlone
 from benchmarks.service import ROOT, default_model
 
-QUANT_TYPES = ("none", "int8")
+# What is compared, and the settings that make it.
+PRECISIONS: dict[str, dict[str, str]] = {
+    "float32": {},
+    "bfloat16": {"dtype": "bfloat16"},
+    "int8": {"quant_type": "int8"},
+}
 WINDOW = 512
 
 
 def speed(streams: list[int], repeats: int) -> dict[str, dict[int, float]]:
-    """Median tokens/s by quantisation and number of streams."""
-    engines = {name: EngineAlone(str(default_model()), f"quant_type={name}") for name in QUANT_TYPES}
-    speeds: dict[str, dict[int, list[float]]] = {name: {count: [] for count in streams} for name in QUANT_TYPES}
+    """Median tokens/s by precision and number of streams."""
+    engines = {
+        name: EngineAlone(str(default_model()), *(f"{key}={value}" for key, value in settings.items()))
+        for name, settings in PRECISIONS.items()
+    }
+    speeds: dict[str, dict[int, list[float]]] = {name: {count: [] for count in streams} for name in PRECISIONS}
     rounds = [(repeat, count) for repeat in range(repeats + 1) for count in streams]
     for repeat, count in tqdm(rounds, desc="rounds", unit="round"):
         bodies = [workload.request(1000 * repeat + number) for number in range(count)]
@@ -50,18 +60,18 @@ def speed(streams: list[int], repeats: int) -> dict[str, dict[int, float]]:
 
 
 @torch.inference_mode()
-def perplexity(quant_type: str, text: str) -> float:
+def perplexity(precision: str, text: str) -> float:
     """Of the text's tokens, each predicted from those before it in its window."""
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        default_model(), dtype=torch.float32, attn_implementation=IMPLEMENTATION
-    )
-    pack = choose_pack(torch.device("cpu"), torch.float32, quant_type)
+    cpu, config = torch.device("cpu"), EngineConfig.from_settings({"model_name": "measured", **PRECISIONS[precision]})
+    dtype = choose_dtype(config, cpu)
+    model: Any = AutoModelForCausalLM.from_pretrained(default_model(), dtype=dtype, attn_implementation=IMPLEMENTATION)
+    pack = choose_pack(cpu, dtype, config.quant_type)
     decoder = build_decoder(model, probe_layers(model), pack)
     ids = torch.tensor(AutoTokenizer.from_pretrained(default_model())(text)["input_ids"])
     losses: list[torch.Tensor] = []
-    for window in tqdm(torch.split(ids, WINDOW), desc=f"perplexity, {quant_type}", unit="window"):
+    for window in tqdm(torch.split(ids, WINDOW), desc=f"perplexity, {precision}", unit="window"):
         positions = torch.arange(len(window))
-        logits = decoder(window, positions, positions, Probe())
+        logits = decoder(window, positions, positions, Probe()).float()
         losses.append(cross_entropy(logits[:-1], window[1:], reduction="none"))
     return float(torch.cat(losses).mean().exp())
 
@@ -76,12 +86,12 @@ def main() -> None:
     text = "\n".join(file.read_text() for file in files)
     result: dict[str, Any] = {
         "tokens/s": speed(arguments.streams, arguments.repeats),
-        "perplexity": {name: round(perplexity(name, text), 3) for name in QUANT_TYPES},
+        "perplexity": {name: round(perplexity(name, text), 3) for name in PRECISIONS},
         "characters": len(text),
     }
     print(json.dumps(result, indent=1))
     kept = {"command": " ".join(sys.argv), "machine": machine.describe(), **result}
-    (RESULTS / "int8.json").write_text(json.dumps(kept, indent=1) + "\n")
+    (RESULTS / "precision.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":
