@@ -7,7 +7,7 @@ from torch.nn.functional import linear
 
 
 @pytest.mark.parametrize("form", [MklLinear, OneDnnLinear])
-@pytest.mark.parametrize("num_rows", [0, 1, 3, 300])
+@pytest.mark.parametrize("num_rows", [0, 1, 3, 64, 65, 300])
 @pytest.mark.parametrize("has_bias", [False, True])
 @torch.inference_mode()
 def test_a_packed_layer_computes_what_the_plain_one_does(form: Pack, num_rows: int, has_bias: bool):

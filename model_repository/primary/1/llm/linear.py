@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 # `[rows, inputs]` to `[rows, outputs]`.
 Linear = Callable[[torch.Tensor], torch.Tensor]
@@ -94,6 +94,10 @@ class MklLinear:
         return product
 
 
+# oneDNN makes code for each number of rows that it meets, and keeps it: beyond so many, rows of zeros join them.
+_MANY_ROWS, _ROW_STEP = 64, 8
+
+
 class OneDnnLinear:
     """A weight in oneDNN's own layout, which is the same for any number of rows but one."""
 
@@ -103,8 +107,11 @@ class OneDnnLinear:
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
+        num_rows = len(rows)
+        if num_rows > _MANY_ROWS and num_rows % _ROW_STEP:
+            rows = pad(rows, (0, 0, 0, -num_rows % _ROW_STEP))
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
-        return product
+        return product[:num_rows]
 
 
 class Int8Linear:
