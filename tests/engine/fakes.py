@@ -59,6 +59,9 @@ class RecordingRunner:
     def is_beyond_repair(self, error: Exception) -> bool:
         return isinstance(error, DeviceFaultError)
 
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, MemoryError)
+
     def _prefixes(self, sequence: Sequence) -> list[int]:
         """For each position a number that stands for all tokens up to it."""
         prefixes = self.prefixes.setdefault(sequence, [])

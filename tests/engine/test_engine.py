@@ -297,6 +297,9 @@ class _Failing:
     def is_beyond_repair(self, error: Exception) -> bool:
         return isinstance(error, DeviceFaultError)
 
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, MemoryError)
+
 
 def test_a_failing_pass_fails_its_requests_by_name_and_the_engine_goes_on():
     engine, _ = counting_engine()
@@ -317,9 +320,11 @@ def test_an_engine_that_cannot_go_on_says_so_and_leaves_nobody_waiting(errors: l
     engine, _ = counting_engine()
     engine._runner = _Failing(*errors)
     with running(engine):
-        for _ in errors:
+        for error in errors:
             _, unlucky = submit(engine, [1], max_tokens=2)
             assert unlucky.ended.wait(5)
+            assert unlucky.error is not None
+            assert ("ran out of memory" in unlucky.error.message) == isinstance(error, MemoryError)
         deadline = time.monotonic() + 5
         while engine.pulse().is_serving:
             assert time.monotonic() < deadline

@@ -68,6 +68,7 @@ class Victim:
                 continue
             served = 0
             assert answer is None or answer.status_code == 503, answer.text
+            assert answer is None or "retry-after" in answer.headers
             assert time.monotonic() - began < seconds, self.launch.output
             time.sleep(0.2)
         return first

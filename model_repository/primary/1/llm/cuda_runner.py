@@ -7,6 +7,7 @@ import torch
 from llm.decode_graphs import DecodeGraphs
 from llm.decoder import Decoder
 from llm.kv_cache import KVCache
+from llm.memory import is_out_of_memory
 from llm.pass_inputs import PassInputs
 from llm.scheduler import Chunk
 from llm.varlen_batch import VarlenAttention, VarlenBatch
@@ -35,6 +36,10 @@ class CudaRunner:
     def is_beyond_repair(self, error: Exception) -> bool:
         """Whether every later pass will fail too: CUDA's context does not outlive a kernel's fault."""
         return isinstance(error, torch.AcceleratorError)
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Whether the pass needed more memory than the device has left."""
+        return is_out_of_memory(error)
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:

@@ -42,6 +42,9 @@ class Runner(Protocol):
     def is_beyond_repair(self, error: Exception) -> bool:
         """Whether every later pass will fail as this one did."""
 
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Whether the pass needed more memory than there is; another one may need less."""
+
 
 class TokenSampler(Protocol):
     """What the engine needs of `Sampler`."""
@@ -234,7 +237,7 @@ class Engine:
                     num_failed = 0
                 except Exception as error:
                     log.exception("a forward pass failed; the requests in it fail with it")
-                    self._fail_open(EngineError("The model failed while it worked on this request."))
+                    self._fail_open(self._failure(error))
                     num_failed += 1
                     if num_failed == _MAX_FAILED_PASSES or self._runner.is_beyond_repair(error):
                         raise
@@ -379,6 +382,12 @@ class Engine:
         if submission.request.sampling.timeout is not None:
             with self._wake:
                 del self._deadlines[submission]
+
+    def _failure(self, error: Exception) -> GenerationError:
+        """What a failed pass means for the requests in it."""
+        if self._runner.is_out_of_memory(error):
+            return UnavailableError("The model ran out of memory while it worked on this request. Please try again.")
+        return EngineError("The model failed while it worked on this request.")
 
     def _fail_open(self, error: GenerationError) -> None:
         for submission in list(self._open):

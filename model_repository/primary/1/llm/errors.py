@@ -64,7 +64,7 @@ class OverloadedError(GenerationError):
 
 
 class UnavailableError(GenerationError):
-    """The engine is stopping or has died; nothing is served until it is back."""
+    """The engine is stopping, has died or has no memory left; the same request may succeed later."""
 
     kind = "unavailable"
 

@@ -1,4 +1,4 @@
-"""How much memory a device has left."""
+"""How much memory a device has left, and whether it was too little."""
 
 from pathlib import Path
 
@@ -14,6 +14,14 @@ def free_memory(device: torch.device) -> int:
     free = _available_memory()
     limit, used = _read_number(_CGROUP / "memory.max"), _read_number(_CGROUP / "memory.current")
     return free if limit is None else max(0, min(free, limit - (used or 0)))
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether this is how Python, or torch for one of its devices, says that an allocation has failed."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # torch has no class of its own for the CPU's
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _available_memory() -> int:

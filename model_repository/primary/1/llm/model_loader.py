@@ -25,7 +25,7 @@ from llm.grammar import Grammars
 from llm.kv_cache import BLOCK_SIZE, KVCache
 from llm.linear import choose_pack, has_bfloat16
 from llm.load_progress import Listener, LoadProgress
-from llm.memory import free_memory
+from llm.memory import free_memory, is_out_of_memory
 from llm.model_files import find_model
 from llm.model_runner import ModelRunner
 from llm.probe import probe_layers
@@ -108,6 +108,15 @@ def load_model(config: EngineConfig, gpu: int = 0, listener: Listener | None = N
         ConfigError: a setting does not fit the model.
     """
     device = choose_device(config.device, gpu)
+    try:
+        return _load(config, device, listener)
+    except Exception as error:
+        if is_out_of_memory(error) or is_out_of_memory(error.__cause__):  # also where it was given other words already
+            raise ModelLoadError(_no_memory(config, device)) from error
+        raise
+
+
+def _load(config: EngineConfig, device: torch.device, listener: Listener | None) -> LoadedModel:
     dtype = choose_dtype(config, device)
     model, tokenizer, generation = _fetch(config, device, dtype, LoadProgress(listener))
     rules = probe_layers(model)
@@ -184,6 +193,14 @@ def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
         log.warning("TAKEOFF_DTYPE=bfloat16, but this CPU has no instructions for it: float32 may be faster")
     dtype: torch.dtype = getattr(torch, config.dtype)
     return dtype
+
+
+def _no_memory(config: EngineConfig, device: torch.device) -> str:
+    left = free_memory(device) / 2**20
+    return (
+        f"the model {config.model_name} needs more memory than {device.type} has, with {left:.0f} MiB left: "
+        "end what else uses it, lower TAKEOFF_PAGE_CACHE_SIZE, or use a smaller model"
+    )
 
 
 def _fetch(

@@ -6,6 +6,7 @@ import torch
 
 from llm.decoder import Decoder
 from llm.kv_cache import KVCache
+from llm.memory import is_out_of_memory
 from llm.paged_batch import Extent, PagedBatch
 from llm.scheduler import Chunk
 
@@ -26,6 +27,10 @@ class ModelRunner:
     def is_beyond_repair(self, error: Exception) -> bool:
         """Whether every later pass will fail too: CUDA's context does not outlive a kernel's fault."""
         return isinstance(error, torch.AcceleratorError)
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Whether the pass needed more memory than the device has left."""
+        return is_out_of_memory(error)
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
