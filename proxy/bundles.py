@@ -22,6 +22,8 @@ from proxy.wire_event import Responses, WireEvent
 _COMPANY = 2
 # A bundle that is open holds up Triton's unloading of the model; so each takes answers on for no longer than this.
 _INTAKE_SECONDS = 5.0
+# So many responses of an answer's own call wait for its client at most; the others wait in Triton.
+_MAX_AHEAD = 8
 
 
 class Recipient:
@@ -42,6 +44,7 @@ class Recipient:
             while (item := await self._inbox.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
+                self._changed.set()
                 yield item
         finally:
             reading.cancel()
@@ -66,6 +69,7 @@ class Recipient:
                 async for events in own:
                     await self._wait_for_bundled(events[-1].num_bundled)
                     self._inbox.put_nowait(events)
+                    await self._wait_for_client()
             self._inbox.put_nowait(None)
         except Exception as error:
             self._inbox.put_nowait(error)
@@ -74,6 +78,11 @@ class Recipient:
         while self._num_bundled < num_bundled:
             if self._failure is not None:
                 raise self._failure
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _wait_for_client(self) -> None:
+        while self._inbox.qsize() > _MAX_AHEAD:
             self._changed.clear()
             await self._changed.wait()
 
