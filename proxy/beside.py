@@ -18,8 +18,7 @@ from proxy.context import App
 def serve_beside(first: App, second: App, listener: socket.socket) -> None:
     """Serve `second` on `listener` from the start of `first`, which is prepared, to its end."""
     settings = first.state.server_info[0].settings
-    shared = {name: settings[name] for name in ("signal", "backlog")}
-    shared["connections"] = settings["connections"] = set()
+    shared = {name: settings[name] for name in ("signal", "backlog", "connections")}
     # Sanic rewrites its own methods at start-up to leave unused hooks out, which works once per process.
     second.config.TOUCHUP = False
 

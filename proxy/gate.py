@@ -36,6 +36,7 @@ def install(app: App, config: ProxyConfig, open_paths: Set[str] = HEALTH) -> Non
     async def enter(request: Request) -> HTTPResponse | None:
         if (answer := cors.preflight(request)) is not None:
             return answer
+        request.app.ctx.shutdown.refuse()
         if keys.is_required and request.path not in open_paths:
             request.ctx.owner = keys.owner(request.headers.getone("authorization", ""))
         return None

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from sanic import Sanic
 
+from proxy.backend import Backend
 from proxy.beside import serve_beside
 from proxy.config import ConfigError, ProxyConfig
 from proxy.context import App
 from proxy.native_server import create_native_app
 from proxy.server import create_app
-from proxy.shutdown import ignore_second_sigterm
+from proxy.shutdown import Connections, ignore_second_sigterm
 
 # Connections that may wait to be accepted; a burst of clients is larger than Sanic's 100.
 _BACKLOG = 2048
@@ -41,15 +42,19 @@ def _listen(host: str, port: int, setting: str) -> socket.socket:
         ) from None
 
 
-def serve(config: ProxyConfig, listeners: Sequence[socket.socket]) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the running answers and return."""
-    app = create_app(config)
-
-    @app.before_server_stop
-    async def stop(_app: App) -> None:
-        ignore_second_sigterm()
-
+def serve(config: ProxyConfig, listeners: Sequence[socket.socket], backend: Backend | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the running answers and return; see `create_app` for `backend`."""
+    app = create_app(config, backend)
     app.prepare(sock=listeners[0], backlog=_BACKLOG, single_process=True, motd=False, access_log=False)
+    connections = app.state.server_info[0].settings["connections"] = Connections()
     for listener in listeners[1:]:
         serve_beside(app, create_native_app(config, app), listener)
+
+    # Of the listeners of this event Sanic calls the last one first: both ports are open still.
+    @app.before_server_stop
+    async def stop(app: App) -> None:
+        ignore_second_sigterm()
+        left = await app.ctx.shutdown.drain(connections, config.shutdown_timeout)
+        app.config.GRACEFUL_SHUTDOWN_TIMEOUT = left
+
     Sanic.serve_single(app)

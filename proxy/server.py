@@ -81,10 +81,6 @@ def _manage_context(app: App, config: ProxyConfig, backend: Backend | None) -> N
         app.ctx.context = Context(config, replicas, groups, admission, app.ctx.shutdown, Meter(groups), tracing)
         app.ctx.refreshing = asyncio.create_task(groups.run())
 
-    @app.before_server_stop
-    async def stop(app: App) -> None:
-        app.ctx.shutdown.begin()
-
     @app.after_server_stop
     async def end(app: App) -> None:
         app.ctx.refreshing.cancel()

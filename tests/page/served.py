@@ -14,8 +14,8 @@ from pathlib import Path
 from proxy.backend import GenerateRequest, ModelState, Piece, Usage
 from proxy.config import ProxyConfig
 from proxy.errors import InvalidRequestError, UnavailableError
+from proxy.process import listen, serve
 from tests.proxy.fakes import FakeBackend, Script, respond, say
-from tests.proxy.served import serve
 
 HOSTILE = (Path(__file__).parent / "hostile.md").read_text()
 MARKDOWN = (Path(__file__).parent / "pleasant.md").read_text()
@@ -68,7 +68,8 @@ def main() -> None:
     openai, native, *keys = sys.argv[1:]
     backend = FakeBackend(by_question)
     backend.states = [*backend.states, ModelState("third", "LOADING")]
-    serve(ProxyConfig(api_keys=tuple(keys), shutdown_timeout=0.2), backend, int(openai), int(native))
+    config = ProxyConfig(port=int(openai), native_port=int(native), api_keys=tuple(keys), shutdown_timeout=0.2)
+    serve(config, listen(config), backend)
 
 
 if __name__ == "__main__":

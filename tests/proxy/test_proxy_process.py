@@ -74,6 +74,14 @@ def gated(gate: asyncio.Event, started: asyncio.Event) -> Any:
     return script
 
 
+async def refused(client: httpx.AsyncClient, path: str) -> None:
+    """A stopping process says so, to connections from before and to new ones, and closes them."""
+    answer = await client.request("GET" if "health" in path else "POST", path, json=BODY)
+    assert answer.status_code == 503
+    assert "is stopping" in answer.json()["error"]["message"]
+    assert (answer.headers["retry-after"], answer.headers["connection"]) == ("2", "close")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_after_sigterm_running_answers_finish_and_nothing_new_begins(workers: int, stream: bool) -> None:
@@ -90,10 +98,9 @@ async def test_after_sigterm_running_answers_finish_and_nothing_new_begins(worke
         process.terminate()
         await asyncio.sleep(0.5)
         process.terminate()
-        for client in (idle, httpx.AsyncClient(base_url=url, timeout=3)):
-            with pytest.raises(httpx.ConnectError):
-                await client.get("/health")
-            await client.aclose()
+        await refused(idle, "/v1/chat/completions")
+        async with httpx.AsyncClient(base_url=url, timeout=3) as new:
+            await refused(new, "/health/ready")
         assert process.returncode is None
         gate.set()
         text = (await answer).text
@@ -159,10 +166,9 @@ async def test_both_ports_answer_and_stop_in_the_same_way(workers: int) -> None:
         await asyncio.wait_for(started.wait(), 20)
         process.terminate()
         await asyncio.sleep(0.5)
-        for client in (idle, httpx.AsyncClient(base_url=native, timeout=3)):
-            with pytest.raises(httpx.ConnectError):
-                await client.get("/healthz")
-            await client.aclose()
+        await refused(idle, "/generate")
+        async with httpx.AsyncClient(base_url=native, timeout=3) as new:
+            await refused(new, "/healthz")
         assert process.returncode is None
         gate.set()
         assert (await answer).text == "data:Hello\n\ndata:  world\n\n"
