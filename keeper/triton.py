@@ -97,10 +97,15 @@ class GrpcTriton:
 
     async def pulse(self, model: str) -> Pulse:
         """See `Triton.pulse`."""
+        pulse = None
         with _translated():
+            # To the end: where a call is cancelled between its answer and its end, Triton may hold the model for ever,
+            # and its process outlives every unloading.
             async for event in self._events(model):
-                return Pulse(event["pulse"]["is_serving"], event["pulse"]["pass_seconds"])
-        raise TritonError(f"{model} answered nothing")
+                pulse = Pulse(event["pulse"]["is_serving"], event["pulse"]["pass_seconds"])
+        if pulse is None:
+            raise TritonError(f"{model} answered nothing")
+        return pulse
 
     async def load(self, model: str) -> None:
         """See `Triton.load`."""
