@@ -79,15 +79,20 @@ class GroupRoom:
 
         Raises:
             ConfigError: a setting cannot be used; nothing has changed.
-            LoadError: a replica did not load. It serves as before, and so do those after it.
+            LoadError: a replica did not load. Whatever was there before is there again.
         """
         async with self._changing:
             present = read_back(self._repository)
             others = [reader for reader in present if reader.group != group]
             before = [reader for reader in present if reader.group == group]
             wanted = readers_of_group(group, entries, others, self._environ)
-            for reader in wanted:
-                await self._load(reader)
+            loaded: dict[str, str | None] = {}
+            try:
+                for reader in wanted:
+                    loaded[reader.model] = await self._load(reader)
+            except (ConfigError, LoadError):
+                await self._restore(loaded)
+                raise
             names = {reader.model for reader in wanted}
             await self._take_away(reader.model for reader in before if reader.model not in names)
             _log.info("group %s is served by %d reader(s)", group, len(wanted))
@@ -107,7 +112,8 @@ class GroupRoom:
             await self._take_away(models)
             _log.info("group %s is removed", group)
 
-    async def _load(self, reader: Reader) -> None:
+    async def _load(self, reader: Reader) -> str | None:
+        """Serve the reader; return the configuration that its model had before, None where there was none."""
         config = self._repository / reader.model / "config.pbtxt"
         before = config.read_text() if config.exists() else None
         async with self._locks.of(reader.model):
@@ -121,6 +127,20 @@ class GroupRoom:
                 else:
                     config.write_text(before)
                 raise LoadError(f"{reader.model} did not load: {_first_sentence(str(error))}") from error
+        return before
+
+    async def _restore(self, loaded: Mapping[str, str | None]) -> None:
+        """Undo what `_load` did to these models."""
+        for model, before in loaded.items():
+            try:
+                if before is None:
+                    await self._take_away([model])
+                    continue
+                async with self._locks.of(model):
+                    (self._repository / model / "config.pbtxt").write_text(before)
+                    await self._triton.load(model)
+            except TritonError:
+                _log.exception("%s could not be brought back", model)
 
     async def _take_away(self, models: Iterable[str]) -> None:
         async with AsyncExitStack() as stack:

@@ -128,7 +128,7 @@ def readers_of_group(
     defaults = {key: value for key, value in _environment_settings(environ).items() if key not in names}
     readers: list[Reader] = []
     for number, keys in enumerate(entries, start=1):
-        if keys.get("consumer_group", group) != group:
+        if keys.get("consumer_group") not in (None, group):
             raise ConfigError(
                 f"reader {number}: consumer_group={keys['consumer_group']!r} is not {group!r}; leave it out"
             )

@@ -7,6 +7,7 @@ primary, so there is one copy of the code.
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -108,6 +109,9 @@ def write_model(folder: Path, config: model_config_pb2.ModelConfig) -> None:
     """Write the model's configuration and link its version folder to primary's."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+    # Triton takes a load for done where nothing but the configuration could have changed, and that has not: but the
+    # model's own files may have.
+    (folder / "rendered").write_text(str(time.time_ns()))
     version = folder / "1"
     version.unlink(missing_ok=True)
     version.symlink_to(PRIMARY / "1")

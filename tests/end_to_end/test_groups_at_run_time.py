@@ -102,8 +102,9 @@ def read_stream(proxy: httpx.Client) -> str:
 
 
 def test_what_cannot_be_loaded_is_told_and_changes_nothing(
-    proxy: httpx.Client, admin: httpx.Client, tiny: dict[str, Any], tmp_path: Path
+    service_of_tiny: Launched, proxy: httpx.Client, admin: httpx.Client, tiny: dict[str, Any], tmp_path: Path
 ):
+    """The keeper's pulses beside the failing load left a process behind that no unloading ended."""
     (tmp_path / "config.json").write_text("{}")
     for group in ("primary", "broken"):
         refused = admin.put(f"/groups/{group}", json={**tiny, "model_name": str(tmp_path)})
@@ -114,3 +115,16 @@ def test_what_cannot_be_loaded_is_told_and_changes_nothing(
     (group,) = admin.get("/groups").json()["groups"]
     assert group["readers"][0]["settings"]["model_name"] == tiny["model_name"]
     assert group["readers"][0]["state"] == "READY"
+
+    model = "/models/primary/1/model.py"
+    before = service_of_tiny.processes(model)
+    assert admin.put("/groups/primary", json=tiny).status_code == 200  # as it is: its files may have changed
+    wait_until_gone(service_of_tiny, before)
+    assert len(service_of_tiny.processes(model)) == 1
+
+
+def wait_until_gone(launch: Launched, pids: list[int], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while set(pids) & set(launch.processes()):
+        assert time.monotonic() < deadline, (launch.run_dir / "triton.log").read_text()
+        time.sleep(0.1)

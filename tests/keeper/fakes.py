@@ -14,7 +14,7 @@ class FakeTriton:
     def __init__(self) -> None:
         self.models = [ModelState("primary", "READY")]
         self.beat: Callable[[str], Beat] = lambda _model: HEALTHY
-        self.load_failures: list[Exception] = []
+        self.load_failures: list[Exception | None] = []  # of the next loads
         self.index_failure: Exception | None = None
         self.is_running = False
         self.calls: list[str] = []
@@ -32,9 +32,9 @@ class FakeTriton:
 
     async def load(self, model: str) -> None:
         self.calls.append(f"load {model}")
-        if self.load_failures:
+        if self.load_failures and (failure := self.load_failures.pop(0)) is not None:
             self.models = [ModelState(model, "UNAVAILABLE", "out of memory")]
-            raise self.load_failures.pop(0)
+            raise failure
         self.models = [ModelState(model, "READY")]
         self.beat = lambda _model: HEALTHY
 

@@ -80,6 +80,22 @@ async def test_a_group_that_does_not_load_keeps_what_it_had_when_it_is_not(
     assert "unload small" not in triton.calls
 
 
+async def test_a_replica_that_does_not_load_takes_those_before_it_back(
+    room: GroupRoom, triton: FakeTriton, tmp_path: Path
+):
+    """The first replica stayed: one of two with other settings, or a new group that had been refused."""
+    await room.put("small", [CPU, CPU])
+    before = settings(tmp_path)
+    for group in ("small", "new"):
+        triton.calls.clear()
+        triton.load_failures = [None, TritonError("no memory")]
+        with pytest.raises(LoadError, match="no memory"):
+            await room.put(group, [{**CPU, "max_sequence_length": 99}] * 2)
+        assert settings(tmp_path) == before
+        undone = ["load small"] if group == "small" else ["forget new", "unload new"]
+        assert triton.calls[-len(undone) :] == undone
+
+
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
@@ -88,6 +104,7 @@ async def test_a_group_that_does_not_load_keeps_what_it_had_when_it_is_not(
         ({**CPU, "max_batch_size": 0}, "reader 1: max_batch_size='0' cannot be used: give 1 or more"),
         ({**CPU, "consumer_group": "other"}, "consumer_group='other' is not 'small'"),
         ({**CPU, "served_model_name": "primary"}, "'primary' is a name of consumer_group 'primary' already"),
+        ({**CPU, "consumer_group": None, "device": "x"}, "device='x' cannot be used"),
         ({**CPU, "model_name": ["a"]}, "give one plain value"),
     ],
 )
