@@ -2,6 +2,8 @@
 
 import os
 
+from llm.malloc import keep_freed_memory
+
 ENGINE_VERSION = "0.1.0"
 
 # How long torch's OpenMP workers spin at a barrier before they sleep; libgomp reads it when torch is imported, which
@@ -10,3 +12,5 @@ ENGINE_VERSION = "0.1.0"
 # put to sleep while another burns its time spinning: two engines at once on two cores had not finished in 100 s what
 # takes one of them 15 s; with this, a pass takes them 5 times as long as one alone. See docs/decisions/0005-openmp.md.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+keep_freed_memory()

@@ -27,6 +27,7 @@ from llm.grammar import Grammars
 from llm.kv_cache import BLOCK_SIZE, KVCache
 from llm.linear import choose_pack, has_bfloat16
 from llm.load_progress import Listener, LoadProgress
+from llm.malloc import give_back_freed_memory
 from llm.memory import free_memory, is_out_of_memory
 from llm.model_files import find_model
 from llm.model_runner import ModelRunner
@@ -159,6 +160,7 @@ def _load(config: EngineConfig, device: torch.device, listener: Listener | None)
     )
     engine = Engine(runner, Sampler(), scheduler, limits, max_queue_size=config.max_queue_size)
     description = _describe(config, model, device, dtype, max_model_len)
+    give_back_freed_memory()
     log.info("%s; KV cache of %d tokens", description, num_blocks * block_size)
     return LoadedModel(
         engine,
