@@ -1,4 +1,4 @@
-"""Mixed requests without end, a quarter of them given up half-way, and what each process holds before and after.
+"""Mixed requests without end, a third of them given up half-way, and what each process holds before and after.
 
 Usage: python -m tests.reliability.soak [NUM_REQUESTS], which starts a service of its own and prints a JSON report.
 """
@@ -7,8 +7,10 @@ import asyncio
 import json
 import os
 import random
+import re
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,14 @@ from tests.conftest import READY
 from tests.launch.launched import Launched, launched
 
 CLIENTS = 16
-# Of all requests, so many come first, unmeasured: caches fill, pools grow to what the load needs.
-WARM_UP_SHARE = 0.25
-_LEAVES_AFTER = 0.3  # seconds
+KINDS = ("tokenize", "refused", "choices", "schema", "tools", "chat", "stream", "left", "left", "left")
+# The first of so many equal rounds only warms up: caches fill, pools grow to what the load needs.
+_NUM_ROUNDS = 5
+_MAX_PATIENCE = 0.4  # seconds
+_SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+# What the engine may not hold when nobody asks; blocks that are only remembered are not held.
+_HELD = ("kv_cache_usage_ratio", "sequences_running", "sequences_waiting")
+_LET_GO_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -35,21 +42,34 @@ class Holdings:
 
 @dataclass(frozen=True)
 class Report:
-    """What a soak has seen: statuses, each process's holdings after warm-up and at the end, greedy answers likewise."""
+    """What a soak has seen.
 
-    statuses: dict[str, int]
-    before: dict[str, Holdings]
-    after: dict[str, Holdings]
-    segments: tuple[int, int]
-    answers: tuple[str, str]
+    Attributes:
+        outcomes: how many requests of each kind ended with each status; one whose client left has none.
+        rounds: each process's holdings after each round.
+        segments: of shared memory, after each round.
+        held: what the engine held at the end, by the metric's name.
+        answers: the same greedy answer after each round.
+        seconds: what all rounds took.
+    """
+
+    outcomes: dict[str, int]
+    rounds: list[dict[str, Holdings]]
+    segments: list[int]
+    held: dict[str, float]
+    answers: list[str]
+    seconds: float
 
     def complaints(self, resident_share: float) -> list[str]:
-        """What has grown by more than it may, or changed."""
-        found = [] if self.answers[0] == self.answers[1] else [f"the greedy answer changed: {self.answers}"]
-        if self.segments[1] > self.segments[0]:
+        """What has failed, has grown by more than it may, or has changed."""
+        found = [f"{kind}: {number}" for kind, number in self.outcomes.items() if " 5" in kind]
+        if len(set(self.answers)) > 1:
+            found.append(f"the greedy answer changed: {self.answers}")
+        if self.segments[-1] > self.segments[0]:
             found.append(f"shared-memory segments: {self.segments}")
-        for name, before in self.before.items():
-            after = self.after.get(name)
+        found += [f"{name} is {value}" for name, value in self.held.items() if value]
+        for name, before in self.rounds[0].items():
+            after = self.rounds[-1].get(name)
             if after is None:
                 found.append(f"{name} has ended")
                 continue
@@ -62,59 +82,86 @@ class Report:
 
 
 def soak(launch: Launched, num_requests: int) -> Report:
-    """Send the requests to the service's first group."""
-    url = f"http://127.0.0.1:{launch.ports['OPENAI_PORT']}"
-    asyncio.run(_send(url, int(num_requests * WARM_UP_SHARE), seed=1))
-    first = _greedy(url)
-    before, segments = _holdings(launch), _segments(launch)
-    statuses = asyncio.run(_send(url, num_requests, seed=2))
-    last = _greedy(url)
-    return Report(statuses, before, _holdings(launch), (segments, _segments(launch)), (first, last))
+    """Send the requests to the service's group `primary`."""
+    url, began = f"http://127.0.0.1:{launch.ports['OPENAI_PORT']}", time.monotonic()
+    report = Report({}, [], [], {}, [], 0)
+    for seed in range(_NUM_ROUNDS):
+        asyncio.run(_send(url, num_requests // _NUM_ROUNDS, seed, report.outcomes))
+        report.answers.append(_greedy(url))
+        report.held.update(_held(f"http://127.0.0.1:{launch.ports['TRITON_METRICS_PORT']}/metrics"))
+        report.rounds.append(_holdings(launch))
+        report.segments.append(_segments(launch))
+    return Report(**{**vars(report), "seconds": time.monotonic() - began})
 
 
-async def _send(url: str, num_requests: int, seed: int) -> dict[str, int]:
-    rng, statuses = random.Random(seed), dict[str, int]()
+async def _send(url: str, num_requests: int, seed: int, outcomes: dict[str, int]) -> None:
+    rng = random.Random(seed)
     numbers = iter(range(num_requests))
 
     async def client(http: httpx.AsyncClient) -> None:
-        for _ in numbers:
-            status = await _one(http, *_request(rng))
-            statuses[status] = statuses.get(status, 0) + 1
+        for number in numbers:
+            outcome = await _one(http, _request(rng, KINDS[number % len(KINDS)]))
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
 
     async with httpx.AsyncClient(base_url=url, timeout=120) as http:
         await asyncio.gather(*(client(http) for _ in range(CLIENTS)))
-    return statuses
 
 
-def _request(rng: random.Random) -> tuple[str, dict[str, Any], bool]:
-    """A path, a body, and whether the client leaves before the end."""
+@dataclass(frozen=True)
+class _Request:
+    """What a client sends, what that is called, and the seconds after which it leaves, unless it waits for the end."""
+
+    kind: str
+    path: str
+    body: dict[str, Any]
+    patience: float | None = None
+
+
+def _request(rng: random.Random, kind: str) -> _Request:
     words = " ".join(rng.choice(("river", "stone", "cloud", "seven")) for _ in range(rng.randrange(1, 60)))
     common: dict[str, Any] = {"model": "primary", "max_tokens": rng.randrange(1, 24), "seed": rng.randrange(100)}
-    match rng.randrange(6):
-        case 0:
-            return "/tokenize", {"model": "primary", "prompt": words}, False
-        case 1:
-            return "/v1/completions", {**common, "prompt": words, "max_tokens": 0}, False  # refused
-        case 2:
-            return "/v1/completions", {**common, "prompt": words, "n": 2, "logprobs": 2}, False
-        case 3:
-            schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-            shape = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
-            return "/v1/chat/completions", {**common, **_chat(words), "response_format": shape}, False
-    return "/v1/chat/completions", {**common, **_chat(words), "stream": True}, rng.random() < 0.5
+    chat = {**common, "messages": [{"role": "user", "content": words}]}
+    to_chat, to_completions = "/v1/chat/completions", "/v1/completions"
+    match kind:
+        case "tokenize":
+            return _Request(kind, "/tokenize", {"model": "primary", "prompt": words})
+        case "refused":
+            return _Request(kind, to_completions, {**common, "prompt": words, "max_tokens": 0})
+        case "choices":
+            return _Request(kind, to_completions, {**common, "prompt": words, "n": 2, "logprobs": 2})
+        case "schema":
+            shape = {"type": "json_schema", "json_schema": {"name": "s", "schema": _SCHEMA}}
+            return _Request(kind, to_chat, {**chat, "response_format": shape, "stream": rng.random() < 0.5})
+        case "tools":
+            tool = {"type": "function", "function": {"name": "f", "parameters": _SCHEMA}}
+            wanted = {"tools": [tool], "tool_choice": rng.choice(("auto", "required"))}
+            return _Request(kind, to_chat, {**chat, **wanted, "stream": rng.random() < 0.5})
+        case "left":
+            long = {"max_tokens": 300, "ignore_eos": True, "n": rng.randrange(1, 3), "stream": rng.random() < 0.5}
+            return _Request(kind, to_chat, {**chat, **long}, patience=rng.random() * _MAX_PATIENCE)
+    return _Request(kind, to_chat, {**chat, "stream": kind == "stream"})
 
 
-def _chat(words: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": words}]}
-
-
-async def _one(http: httpx.AsyncClient, path: str, body: dict[str, Any], is_leaving: bool) -> str:
-    """Send a request; return its status, or `left`."""
+async def _one(http: httpx.AsyncClient, request: _Request) -> str:
+    """Send a request; return its kind and status."""
     try:
-        async with asyncio.timeout(_LEAVES_AFTER if is_leaving else None):
-            return str((await http.post(path, json=body)).status_code)
+        async with asyncio.timeout(request.patience):
+            answer = await http.post(request.path, json=request.body)
     except TimeoutError:
-        return "left"
+        return request.kind
+    return f"{request.kind} {answer.status_code}"
+
+
+def _held(url: str) -> dict[str, float]:
+    """What the engine holds, asked for until it is nothing: the metrics are a second late."""
+    deadline = time.monotonic() + _LET_GO_SECONDS
+    while True:
+        metrics = re.findall(r"^slipstream_engine_(\w+)\{[^}]*\} (\S+)$", httpx.get(url).text, re.MULTILINE)
+        held = {name: float(value) for name, value in metrics if name in _HELD}
+        assert len(held) == len(_HELD), metrics
+        if not any(held.values()) or time.monotonic() > deadline:
+            return held
+        time.sleep(0.2)
 
 
 def _greedy(url: str) -> str:
