@@ -9,8 +9,9 @@
 #   install  only sets up: dependency groups of pyproject.toml (default: engine proxy triton)
 #   health   asks what was started with the same settings whether it can answer, says what cannot, exits with 0 or 1
 #
-# Beside Triton runs the keeper, which replaces the process of a model that died or hangs. Once the service has been
-# ready, a server that ends by itself is started again, unless it does so five times within a minute each.
+# Beside Triton runs the keeper, which has it load the models, and replaces the process of one that died or hangs.
+# Once the service has been ready, a server that ends by itself is started again, unless it does so five times within
+# a minute each.
 #
 # Settings are TAKEOFF_* environment variables, listed in README.md. Without TAKEOFF_MODEL_NAME a small default
 # model is served. Logs and the rendered model repository lie in .slipstream (TAKEOFF_RUN_DIR); a log that grows too
@@ -251,21 +252,19 @@ sweep_segments() {
 # --- servers -----------------------------------------------------------------------------------------------------
 
 start_triton() {
-    local command=(tritonserver) group
+    local command=(tritonserver)
     own_triton || command=(
         "$root/.venv/triton/pytriton/tritonserver/bin/tritonserver"
         --backend-directory="$root/.venv/triton/pytriton/tritonserver/backends"
     )
     command+=(
         --model-repository="$run_dir/models" --model-control-mode=explicit --disable-auto-complete-config
-        --exit-on-error="$([[ -n $is_ready ]] && echo false || echo true)" --exit-timeout-secs=10
+        --exit-timeout-secs=10
         --http-address="$triton_host" --http-port="$http_port"
         --grpc-address="$triton_host" --grpc-port="$grpc_port"
         --allow-metrics=true --metrics-address="$triton_host" --metrics-port="$metrics_port"
         --backend-config="python,shm-region-prefix-name=slipstream-$$-"
     )
-    # what was added or removed while it ran included
-    for group in "$run_dir"/models/*/config.pbtxt; do command+=(--load-model="$(basename "${group%/*}")"); done
     begin_log triton.log
     rm -rf "$run_dir/loading"
     # the Python backend runs the first Python on PATH
@@ -280,11 +279,11 @@ start_proxy() {
     proxy_pid=$child
 }
 
-# Looks after the models beside Triton.
+# Has Triton load its models, and looks after them. Before anything was ready, one that cannot be loaded ends it.
 start_keeper() {
     begin_log keeper.log
     TAKEOFF_RUN_DIR=$run_dir TAKEOFF_TRITON_URL=$(reachable "$triton_host"):$grpc_port PYTHONPATH=$keeper_path \
-        start "$python" -P -m keeper >>"$run_dir/keeper.log" 2>&1
+        start "$python" -P -m keeper ${is_ready:+again} >>"$run_dir/keeper.log" 2>&1
     keeper_pid=$child
 }
 
@@ -356,6 +355,7 @@ watch() {
     ((SECONDS - ${died_at[$server]:--60} < 60)) || deaths[$server]=0
     died_at[$server]=$SECONDS
     deaths[$server]=$((deaths[$server] + 1))
+    [[ -n $is_ready || $server != keeper ]] || what="The service" # whose models the keeper could not have loaded
     if [[ -z $is_ready ]] || ((deaths[$server] >= 5)); then fail_with_log "$what" "$pid" "$server.log"; fi
     wait "$pid" || status=$?
     say "launch.sh: $what ended and is started again: $("$python" "$root/setup/failure.py" "$run_dir/$server.log" "$status")"
@@ -375,14 +375,17 @@ fail() {
 }
 
 fail_with_log() {
-    local what="ended" status=0 log=$run_dir/$3
+    local what="ended" status=0 log=$run_dir/$3 shown=("$run_dir/$3")
+    [[ $3 != keeper.log ]] || shown+=("$run_dir/triton.log") # of the models
     [[ -n $is_ready ]] || what="did not start"
     wait "$2" || status=$?
     say ""
     say "launch.sh: $1 $what: $("$python" "$root/setup/failure.py" "$log" "$status")"
-    say "The last lines of $log:"
-    # without the tables of options that Triton draws
-    { grep --invert-match '^[|+]\|^$' "$log" || true; } | tail --lines=15 | sed 's/^/    /' >&2
+    for log in "${shown[@]}"; do
+        say "The last lines of $log:"
+        # without the tables of options that Triton draws
+        { grep --invert-match '^[|+]\|^$' "$log" || true; } | tail --lines=15 | sed 's/^/    /' >&2
+    done
     stop_servers
     exit 1
 }

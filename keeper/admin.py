@@ -15,7 +15,8 @@ from llm.errors import ConfigError
 from manifest import Reader
 
 from keeper.config import KeeperConfig
-from keeper.group_room import GroupNotFoundError, GroupRoom, LoadError
+from keeper.group_room import GroupNotFoundError, GroupRoom
+from keeper.load_error import LoadError
 from keeper.triton import ModelState, TritonError
 
 _MAX_BODY_BYTES = 1024 * 1024

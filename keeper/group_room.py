@@ -21,6 +21,7 @@ from manifest import Reader, readers_of_group
 from render import read_back, render
 
 from keeper.group_locks import GroupLocks
+from keeper.load_error import LoadError
 from keeper.triton import ModelState, Triton, TritonError
 
 _log = logging.getLogger(__name__)
@@ -28,10 +29,6 @@ _log = logging.getLogger(__name__)
 
 class GroupNotFoundError(Exception):
     """There is no group of this name."""
-
-
-class LoadError(Exception):
-    """A group could not be loaded; whatever served before serves on."""
 
 
 class Patient(Protocol):
@@ -126,7 +123,7 @@ class GroupRoom:
                     await self._drop(reader.model)
                 else:
                     config.write_text(before)
-                raise LoadError(f"{reader.model} did not load: {_first_sentence(str(error))}") from error
+                raise LoadError.of(reader.model, error) from error
         return before
 
     async def _restore(self, loaded: Mapping[str, str | None]) -> None:
@@ -152,14 +149,6 @@ class GroupRoom:
         self._healing.forget(model)
         await self._triton.unload(model)
         shutil.rmtree(self._repository / model, ignore_errors=True)
-
-
-def _first_sentence(message: str) -> str:
-    """What the model says, without the traceback and the names of classes that Triton adds."""
-    reason = " ".join(message.split("\n\nAt:")[0].split())
-    for mark in ("ModelLoadError: ", "ConfigError: ", "TritonModelException: "):
-        reason = reason.rpartition(mark)[2]
-    return reason
 
 
 @cache

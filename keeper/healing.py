@@ -1,4 +1,6 @@
-"""Notices models that cannot serve any more, and replaces their process. Runs on the event loop.
+"""Has Triton load what it shall serve, notices models that cannot serve any more, and replaces their process.
+
+Runs on the event loop.
 
 A model is ill when its process has ended, when it says so itself, when its forward pass lasts too long, or when it has
 answered nothing for as long. Load alone makes nobody ill: a busy process, or a starved one that Triton already calls
@@ -10,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from keeper.group_locks import GroupLocks
-from keeper.triton import ModelState, SilenceError, Triton, TritonError, UnhealthyError
+from keeper.load_error import LoadError
+from keeper.triton import ModelState, SilenceError, Triton, TritonAwayError, TritonError, UnhealthyError
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +47,8 @@ class _Chart:
     """What is remembered of a group. Times are of `time.monotonic`."""
 
     silent_since: float | None = None
-    is_wanted: bool = False  # it has served, so it shall serve again
+    is_wanted: bool = False  # it shall serve
+    has_served: bool = False
     num_attempts: int = 0
     healed_at: float = 0.0
     not_before: float = 0.0
@@ -55,6 +60,8 @@ class Healing:
     Args:
         pass_timeout: seconds that a forward pass, or a silence, may last.
         notice: seconds between the finding and the healing.
+        wanted: models that shall serve whether they have before or not.
+        is_first_start: one of these that cannot be loaded ends `run`, for nothing has served yet.
     """
 
     def __init__(
@@ -65,6 +72,8 @@ class Healing:
         pass_timeout: float,
         interval: float = 1.0,
         notice: float = _NOTICE_SECONDS,
+        wanted: Iterable[str] = (),
+        is_first_start: bool = False,
     ) -> None:
         self._triton = triton
         self._processes = processes
@@ -72,7 +81,9 @@ class Healing:
         self._pass_timeout = pass_timeout
         self._interval = interval
         self._notice = notice
-        self._charts: dict[str, _Chart] = {}
+        self._charts = {model: _Chart(is_wanted=True) for model in wanted}
+        self._is_first_start = is_first_start
+        self._failure: LoadError | None = None
         self._visits: dict[str, asyncio.Task[None]] = {}
 
     def forget(self, group: str) -> None:
@@ -80,9 +91,15 @@ class Healing:
         self._charts.pop(group, None)
 
     async def run(self) -> None:
-        """Look after all groups until cancelled."""
+        """Look after all groups until cancelled.
+
+        Raises:
+            LoadError: one could not be loaded at the first start.
+        """
         try:
             while True:
+                if self._failure is not None:
+                    raise self._failure
                 await self._make_rounds()
                 await asyncio.sleep(self._interval)
         finally:
@@ -104,6 +121,9 @@ class Healing:
         if self._locks.of(model.name).locked():
             return
         try:
+            if not model.state and chart.is_wanted and time.monotonic() >= chart.not_before:
+                await self._load(model.name, chart)
+                return
             illness = await self._illness(model, chart)
             if illness is not None and time.monotonic() >= chart.not_before:
                 await self._heal(model.name, chart, illness)
@@ -113,10 +133,10 @@ class Healing:
     async def _illness(self, model: ModelState, chart: _Chart) -> str | None:
         """What is wrong with a group that ought to serve."""
         if model.state == "READY":
-            chart.is_wanted = True
+            chart.is_wanted = chart.has_served = True
             return await self._examine(model.name, chart)
         if model.state != "UNAVAILABLE":
-            return None  # on its way
+            return None  # on its way, or not wanted
         if model.reason == "unloaded":
             self.forget(model.name)
             return None
@@ -143,6 +163,25 @@ class Healing:
         chart.silent_since = chart.silent_since or now
         silent = now - chart.silent_since
         return f"it has answered nothing for {silent:.0f} s" if silent > self._pass_timeout else None
+
+    async def _load(self, group: str, chart: _Chart) -> None:
+        """Load what this Triton has never loaded: it has just started, for the first time or once more."""
+        async with self._locks.of(group):
+            if self._charts.get(group) is not chart:
+                return  # removed meanwhile
+            try:
+                await self._triton.load(group)
+            except TritonAwayError:
+                return  # the launcher looks after Triton itself
+            except TritonError as error:
+                failure = LoadError.of(group, error)
+                if self._is_first_start and not chart.has_served:
+                    self._failure = self._failure or failure
+                    return
+                self._back_off(chart)
+                _log.error("%s; next attempt in %.0f s", failure, _wait(chart))
+                return
+            _log.info("group %s is loaded", group)
 
     async def _heal(self, group: str, chart: _Chart, illness: str) -> None:
         _log.error("group %s is ill: %s; its process is replaced", group, illness)

@@ -1,6 +1,6 @@
 """What models that load are doing, where Triton runs on the same machine: it leaves notes, see load_note.py.
 
-Triton itself only says that a model loads, and while it starts it says nothing at all.
+Triton itself only says that a model loads, and until it answers it says nothing at all.
 """
 
 from __future__ import annotations

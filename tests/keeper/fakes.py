@@ -15,6 +15,7 @@ class FakeTriton:
         self.models = [ModelState("primary", "READY")]
         self.beat: Callable[[str], Beat] = lambda _model: HEALTHY
         self.load_failures: list[Exception | None] = []  # of the next loads
+        self.stays_unloaded = False  # after a failed load, in the index
         self.index_failure: Exception | None = None
         self.is_running = False
         self.calls: list[str] = []
@@ -33,7 +34,8 @@ class FakeTriton:
     async def load(self, model: str) -> None:
         self.calls.append(f"load {model}")
         if self.load_failures and (failure := self.load_failures.pop(0)) is not None:
-            self.models = [ModelState(model, "UNAVAILABLE", "out of memory")]
+            if not self.stays_unloaded:
+                self.models = [ModelState(model, "UNAVAILABLE", "out of memory")]
             raise failure
         self.models = [ModelState(model, "READY")]
         self.beat = lambda _model: HEALTHY

@@ -8,7 +8,8 @@ from llm.errors import ConfigError
 from render import read_back
 
 from keeper.group_locks import GroupLocks
-from keeper.group_room import GroupNotFoundError, GroupRoom, LoadError
+from keeper.group_room import GroupNotFoundError, GroupRoom
+from keeper.load_error import LoadError
 from keeper.triton import TritonError
 from tests.keeper.fakes import FakeTriton
 

@@ -6,6 +6,7 @@ import pytest
 
 from keeper.group_locks import GroupLocks
 from keeper.healing import Healing
+from keeper.load_error import LoadError
 from keeper.triton import ModelState, Pulse, SilenceError, TritonAwayError, TritonError, UnhealthyError
 from tests.keeper.fakes import HEALTHY, FakeProcesses, FakeTriton
 
@@ -13,13 +14,25 @@ HEALED = ["kill primary", "unload primary", "load primary"]
 
 
 @asynccontextmanager
-async def healing(triton: FakeTriton, locks: GroupLocks | None = None) -> AsyncIterator[Healing]:
+async def healing(
+    triton: FakeTriton, locks: GroupLocks | None = None, wanted: tuple[str, ...] = ()
+) -> AsyncIterator[Healing]:
     """Rounds every 5 ms; a pass or a silence may last 50 ms."""
-    healing = Healing(triton, FakeProcesses(triton), locks or GroupLocks(), 0.05, interval=0.005, notice=0.0)
+    healing = Healing(
+        triton, FakeProcesses(triton), locks or GroupLocks(), 0.05, interval=0.005, notice=0.0, wanted=wanted
+    )
     task = asyncio.create_task(healing.run())
     yield healing
     task.cancel()
     await asyncio.wait([task])
+
+
+async def run_first_start(triton: FakeTriton) -> None:
+    """Until it fails, which must be soon."""
+    first = Healing(
+        triton, FakeProcesses(triton), GroupLocks(), 0.05, interval=0.005, wanted=["primary"], is_first_start=True
+    )
+    await asyncio.wait_for(first.run(), 5)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -33,6 +46,36 @@ async def test_a_model_that_is_well_is_left_alone():
     async with healing(triton):
         await asyncio.sleep(0.1)
     assert triton.calls == []
+
+
+async def test_what_is_wanted_is_loaded_when_triton_has_never_loaded_it_and_the_rest_is_left_alone():
+    triton = FakeTriton()
+    triton.models = [ModelState("being-added", ""), ModelState("primary", "")]
+    async with healing(triton, wanted=("primary",)):
+        await until(lambda: triton.models == [ModelState("primary", "READY")])
+        await asyncio.sleep(0.05)
+        triton.models = [ModelState("primary", "")]  # Triton was started again
+        await until(lambda: len(triton.calls) > 1)
+    assert triton.calls == ["load primary"] * 2
+
+
+async def test_a_load_that_fails_ends_the_first_start_with_the_models_sentence():
+    triton = FakeTriton()
+    triton.models = [ModelState("primary", "")]
+    triton.load_failures = [TritonAwayError("it starts"), TritonError("Internal: ModelLoadError: it is gated\n\nAt: x")]
+    triton.stays_unloaded = True
+    with pytest.raises(LoadError, match=r"^primary did not load: it is gated$"):
+        await run_first_start(triton)
+    assert triton.calls == ["load primary"] * 2
+
+
+async def test_a_load_that_fails_is_tried_again_once_something_has_served():
+    triton = FakeTriton()
+    triton.models = [ModelState("primary", "")]
+    triton.load_failures = [TritonError("no memory")]
+    async with healing(triton, wanted=("primary",)):
+        await until(lambda: triton.models == [ModelState("primary", "READY")])
+    assert triton.calls == ["load primary", *HEALED]
 
 
 @pytest.mark.parametrize(
