@@ -55,6 +55,6 @@ audit: install
 	.venv/audit/bin/pip install --quiet pip-audit==2.10.1
 	.venv/bin/python setup/audit.py .venv/audit/bin/pip-audit $(wildcard .venv/lib/python3*/site-packages)
 
-# Hours of mixed requests; ARGS is their number. What each process holds must not grow.
+# Hours of mixed requests; ARGS is their number, and then `tiny` for a tiny model. What each process holds must not grow.
 soak: install
 	.venv/bin/python -m tests.reliability.soak $(ARGS)

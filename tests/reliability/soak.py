@@ -1,6 +1,7 @@
 """Mixed requests without end, a third of them given up half-way, and what each process holds before and after.
 
-Usage: python -m tests.reliability.soak [NUM_REQUESTS], which starts a service of its own and prints a JSON report.
+Usage: python -m tests.reliability.soak [NUM_REQUESTS [tiny]], which starts a service of its own, of the default model
+or of a tiny one that answers many more requests an hour, and prints a JSON report.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 
 from tests.conftest import READY
+from tests.engine.tiny_models import save_model
 from tests.launch.launched import Launched, launched
 
 CLIENTS = 16
@@ -188,15 +190,27 @@ def _segments(launch: Launched) -> int:
     return sum(name.startswith(f"slipstream-{launch.process.pid}-") for name in os.listdir("/dev/shm"))
 
 
-def main(num_requests: int) -> int:
+def tiny_model(folder: Path) -> Path:
+    """Write a model of kilobytes whose context has room for tools."""
+    save_model("llama", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
+    return folder
+
+
+def main(num_requests: int = 100_000, *, is_tiny: bool = False) -> int:
     """Soak a service of its own; return 1 if something grew by more than 5 %."""
-    with tempfile.TemporaryDirectory() as folder, launched(Path(folder), TAKEOFF_PAGE_CACHE_SIZE="500MB") as launch:
-        launch.wait_until_it_says(READY, seconds=300)
-        report = soak(launch, num_requests)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"TAKEOFF_PAGE_CACHE_SIZE": "500MB"}
+        if is_tiny:
+            settings |= {"TAKEOFF_MODEL_NAME": str(tiny_model(Path(folder, "model"))), "TAKEOFF_DEVICE": "cpu"}
+        with launched(Path(folder), **settings) as launch:
+            launch.wait_until_it_says(READY, seconds=300)
+            report = soak(launch, num_requests)
     complaints = report.complaints(resident_share=0.05)
     sys.stdout.write(json.dumps({**asdict(report), "complaints": complaints}, indent=1) + "\n")
     return int(bool(complaints))
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000))
+    sys.exit(main(*map(int, sys.argv[1:2]), is_tiny=sys.argv[2:] == ["tiny"]))

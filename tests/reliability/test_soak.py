@@ -1,12 +1,10 @@
 """A soak of seconds on a tiny model; `make soak` runs for hours."""
 
-import json
 from pathlib import Path
 
 from tests.conftest import READY
-from tests.engine.tiny_models import save_model
 from tests.launch.launched import launched
-from tests.reliability.soak import KINDS, soak
+from tests.reliability.soak import KINDS, soak, tiny_model
 
 _NUM_REQUESTS = 1000
 # So short a run cannot tell growth that ends from growth that goes on.
@@ -14,10 +12,7 @@ _RESIDENT_SHARE = 0.2
 
 
 def test_mixed_requests_leave_nothing_behind(tmp_path: Path) -> None:
-    model = save_model("llama", tmp_path / "model")
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
-    settings = {"MODEL_NAME": str(model), "DEVICE": "cpu", "PAGE_CACHE_SIZE": "50MB"}
+    settings = {"MODEL_NAME": str(tiny_model(tmp_path / "model")), "DEVICE": "cpu", "PAGE_CACHE_SIZE": "50MB"}
     with launched(tmp_path, **{f"TAKEOFF_{name}": value for name, value in settings.items()}) as launch:
         launch.wait_until_it_says(READY, seconds=300)
         report = soak(launch, _NUM_REQUESTS)
