@@ -29,9 +29,14 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
         seen.add(key)
 
 
+def _as_text(number: str) -> str:
+    return number
+
+
 # msgspec keeps the last of equal keys, other parsers the first: two systems could read one body differently.
-# Numbers stay text here: a long one would cost time or raise.
-_duplicates = json.JSONDecoder(object_pairs_hook=_refuse_duplicates, parse_int=str, parse_float=str)
+# Numbers stay text here: a long one would cost time or raise. A function of Python's, unlike `str`, gives other threads
+# a chance at each of them.
+_duplicates = json.JSONDecoder(object_pairs_hook=_refuse_duplicates, parse_int=_as_text, parse_float=_as_text)
 
 
 def require_json(content_type: str | None) -> None:

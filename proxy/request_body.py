@@ -8,6 +8,9 @@ first; Sanic reads what is left of the body and throws it away, up to `drained_b
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from sanic import Request
 from sanic.http import Http
@@ -15,6 +18,13 @@ from sanic.http import Http
 from proxy.config import ProxyConfig
 from proxy.errors import PayloadTooLargeError, RequestTimeoutError
 from proxy.json_body import require_json
+
+T = TypeVar("T")
+
+# docs/reliability.md has what bodies cost; below this the way to the thread and back is not worth it.
+_LARGE_BYTES = 1 << 18
+# One thread, so that however many large bodies come, it is one that the event loop shares Python's lock with.
+_parsing = ThreadPoolExecutor(1, thread_name_prefix="parsing")
 
 
 def drained_bytes(max_bytes: int) -> int:
@@ -33,6 +43,13 @@ async def receive_json(request: Request, config: ProxyConfig) -> bytes:
     """
     require_json(request.headers.getone("content-type", None))
     return await receive(request, config.max_body_bytes, config.request_timeout)
+
+
+async def parsed(parse: Callable[[bytes], T], body: bytes) -> T:
+    """What `parse` makes of the body. A large one is parsed on a thread, while the event loop serves others."""
+    if len(body) < _LARGE_BYTES:
+        return parse(body)
+    return await asyncio.get_running_loop().run_in_executor(_parsing, parse, body)
 
 
 async def receive(request: Request, max_bytes: int, max_silence: float) -> bytes:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import httpx
 import pytest
 
 from proxy.errors import ApiError, UnavailableError
+from proxy.request_body import parsed
 from tests.proxy.conftest import Serve, Server
 from tests.proxy.fakes import FakeBackend
 
@@ -87,6 +89,22 @@ async def test_a_body_over_the_limit_is_a_413(serve: Serve, backend: FakeBackend
     assert response.status_code == 413
     assert error_of(response)["type"] == "invalid_request_error"
     assert len(backend.requests) == 1
+
+
+async def test_a_large_body_is_parsed_beside_what_else_there_is_to_do() -> None:
+    """16 MB of small objects held up all streams of the process for a second."""
+    others_went_on = threading.Event()
+    parsing = asyncio.create_task(parsed(lambda _: others_went_on.wait(5), b" " * 1_000_000))
+    await asyncio.sleep(0)
+    others_went_on.set()
+    assert await parsing
+
+
+async def test_brackets_without_end_are_refused_on_the_thread_of_large_bodies_too(server: Server) -> None:
+    body = b'{"model": "primary", "metadata": ' + b"[" * 500_000
+    response = await server.http.post("/v1/chat/completions", content=body)
+    assert response.status_code == 400
+    assert "nested too deeply" in response.json()["error"]["message"]
 
 
 async def test_a_client_that_sends_far_too_much_still_reads_the_413(server: Server) -> None:
