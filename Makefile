@@ -13,6 +13,11 @@ check: install
 	.venv/bin/shellcheck launch.sh setup/*.sh tests/clients/*.sh tests/clients/scripts/*.sh \
 		tests/containers/*.sh benchmarks/proxy_peers/*.sh .ci/run
 
+# The version of everything that comes with the pinned packages, as it is installed here and was tested.
+.PHONY: lock
+lock: install
+	.venv/bin/python setup/lock.py >.venv/constraints.txt && mv .venv/constraints.txt setup/constraints.txt
+
 # The clients that the service is tried with, in places of their own.
 clients:
 	tests/clients/install.sh

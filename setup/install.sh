@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Usage: setup/install.sh GROUP...
 #
-# Makes .venv and installs the named dependency groups of pyproject.toml into it. A group that is there already
-# costs nothing; whatever an interrupted run left behind is repaired by the next.
+# Makes .venv and installs the named dependency groups of pyproject.toml into it; what a package brings along has the
+# version of setup/constraints.txt. A group that is there already costs nothing; whatever an interrupted run left behind
+# is repaired by the next.
 set -euo pipefail
 
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
@@ -65,14 +66,18 @@ install_groups() {
     for group in "$@"; do arguments+=(--group "$root/pyproject.toml:$group"); done
     echo "Installing $* into .venv (once; a few minutes)"
     "$python" -m pip install --quiet --upgrade 'pip>=25.1' # the first that knows --group
-    "$python" -m pip install --progress-bar "$([[ -t 1 ]] && echo on || echo off)" "${arguments[@]}" ||
+    "$python" -m pip install --progress-bar "$([[ -t 1 ]] && echo on || echo off)" \
+        --constraint "$root/setup/constraints.txt" "${arguments[@]}" ||
         fail "pip could not install $*: see above; start again to go on from here"
     mkdir -p "$venv/installed"
     for group in "$@"; do echo "$fingerprint" >"$venv/installed/$group"; done
 }
 
 # of the dependencies alone: a changed setting of a tool installs nothing
-fingerprint=$(sed -n '/^\[dependency-groups\]/,/^\[/p' "$root/pyproject.toml" | sha256sum)
+fingerprint=$({
+    sed -n '/^\[dependency-groups\]/,/^\[/p' "$root/pyproject.toml"
+    cat "$root/setup/constraints.txt"
+} | sha256sum)
 
 # What is complete is left alone: in a container nothing can be written here.
 find_missing "$@"
