@@ -68,7 +68,8 @@ def run_http(
     return {
         "num_tokens": sum(timing.num_tokens for timing in timings),
         "seconds": max(timing.ended for timing in timings) - started,
-        "first_token": median(timing.chunks[0] - timing.started for timing in timings),
+        # an answer may be the end token and nothing else
+        "first_token": median((timing.chunks or [timing.ended])[0] - timing.started for timing in timings),
         "gap_p50": gaps[len(gaps) // 2],
         "gap_p99": gaps[int(len(gaps) * 0.99)],
         "num_chunks": sum(len(timing.chunks) for timing in timings),
