@@ -73,6 +73,13 @@ class AuthenticationError(InvalidRequestError):
         super().__init__(message, headers={"www-authenticate": "Bearer"})
 
 
+class ForeignPageError(InvalidRequestError):
+    """A web page asks that may not."""
+
+    status = 403
+    default_code = "origin_not_allowed"
+
+
 class NotFoundError(InvalidRequestError):
     """No such route."""
 

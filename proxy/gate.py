@@ -12,7 +12,7 @@ from proxy import request_id
 from proxy.api_keys import ApiKeys
 from proxy.config import ProxyConfig
 from proxy.context import App, context
-from proxy.cors import Cors
+from proxy.cors import Cors, is_loopback
 from proxy.logs import Line
 from proxy.meter import UNKNOWN
 
@@ -32,6 +32,7 @@ def install(app: App, config: ProxyConfig, open_paths: Set[str] = HEALTH) -> Non
     """
     keys = ApiKeys(config.api_keys, config.api_keys_file)
     cors = Cors(config.cors_origins)
+    is_local = is_loopback(config.host)
 
     async def enter(request: Request) -> HTTPResponse | None:
         if (answer := cors.preflight(request)) is not None:
@@ -39,6 +40,8 @@ def install(app: App, config: ProxyConfig, open_paths: Set[str] = HEALTH) -> Non
         request.app.ctx.shutdown.refuse()
         if keys.is_required and request.path not in open_paths:
             request.ctx.owner = keys.owner(request.headers.getone("authorization", ""))
+        if is_local and not keys.is_required:
+            cors.refuse_foreign(request)
         return None
 
     async def leave(request: Request, response: BaseHTTPResponse) -> None:

@@ -17,6 +17,7 @@ _REFERENCE = "#/components/schemas/{name}"
 _REASONS = {
     400: "The request is wrong; `param` names the field.",
     401: "No API key, or not one of ours.",
+    403: "A web page asks whose origin is not allowed.",
     404: "There is no such group, or no such route.",
     408: "The request was not sent in time.",
     413: "The body is too large.",

@@ -48,7 +48,7 @@ class Api:
 
 
 # Whatever reads a body can refuse it in these ways; whatever asks a group can find it absent, full, ill or slow.
-BODY = (400, 408, 413, 415)
+BODY = (400, 403, 408, 413, 415)
 GROUP = (404, 500, 503)
 ANSWER = (429, 504)
 

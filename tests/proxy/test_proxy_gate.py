@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +193,45 @@ async def test_a_known_origin_gets_in_also_to_errors_and_streams(
         assert response.headers["vary"] == "origin"
         assert "x-request-id" in response.headers["access-control-expose-headers"]
         assert "access-control-allow-credentials" not in response.headers
+
+
+FOREIGN = [
+    "https://a.example",
+    "http://localhost.a.example:3003",
+    "http://127.0.0.1.a.example",
+    "null",
+    "http://[",
+    "http://",
+]
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize"])
+async def test_a_page_from_elsewhere_cannot_use_what_only_this_machine_reaches(
+    server: Server, backend: FakeBackend, origin: str, path: str
+) -> None:
+    """Without a content type a browser posts unasked; and a page's name may mean this machine later on."""
+    host = origin.partition("//")[2] or "localhost"
+    response = await server.http.post(path, content=json.dumps(BODY), headers={"origin": origin, "host": host})
+    assert response.status_code == 403
+    assert response.json()["error"]["code"] == "origin_not_allowed"
+    assert not backend.requests
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://localhost:5173", "http://127.0.0.1:3000", "http://[::1]:3000", "http://app.localhost", "app://chat"],
+)
+async def test_pages_of_this_machine_and_programs_may_ask(server: Server, origin: str) -> None:
+    assert (await chat(server, {"origin": origin})).status_code == 200
+
+
+async def test_a_page_from_elsewhere_may_ask_with_a_key_a_known_origin_or_what_is_open_to_others(serve: Serve) -> None:
+    page = {"origin": "https://a.example"}
+    assert (await chat(await serve(api_keys=("sk-alice",)), {**page, **ALICE})).status_code == 200
+    assert (await chat(await serve(cors_origins=("https://a.example",)), page)).status_code == 200
+    assert (await chat(await serve(cors_origins=("*",)), page)).status_code == 200
+    assert (await chat(await serve(host="0.0.0.0"), page)).status_code == 200
 
 
 async def test_a_preflight_needs_no_key(serve: Serve) -> None:
