@@ -261,6 +261,8 @@ start_triton() {
         --model-repository="$run_dir/models" --model-control-mode=explicit --disable-auto-complete-config
         --exit-timeout-secs=10
         --http-address="$triton_host" --http-port="$http_port"
+        # A web page can send a plain POST here, but no header of its own: it must not unload a model.
+        --http-restricted-api="model-repository,shared-memory,trace,logging:slipstream=yes"
         --grpc-address="$triton_host" --grpc-port="$grpc_port"
         --allow-metrics=true --metrics-address="$triton_host" --metrics-port="$metrics_port"
         --backend-config="python,shm-region-prefix-name=slipstream-$$-"

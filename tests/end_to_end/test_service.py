@@ -69,6 +69,17 @@ def test_tritons_endpoint_refuses_bad_input_in_the_same_words(service: Launched)
         assert event["error"]["param"] == param
 
 
+@pytest.mark.parametrize(
+    "path", ["repository/models/primary/unload", "repository/index", "systemsharedmemory/unregister", "logging"]
+)
+def test_a_web_page_cannot_manage_triton(service: Launched, path: str):
+    """It could unload the model of whoever opened it: a plain POST asks nobody, but a header of its own would."""
+    triton = f"http://127.0.0.1:{service.ports['TRITON_HTTP_PORT']}/v2"
+    page = {"origin": "https://a.example", "content-type": "text/plain"}
+    assert httpx.post(f"{triton}/{path}", content=b"", headers=page, timeout=30).status_code == 403
+    assert httpx.get(f"{triton}/models/primary/ready").status_code == 200
+
+
 def test_tritons_metrics_show_the_models_requests(service: Launched, client: openai.OpenAI):
     def count() -> float:
         metrics = httpx.get(f"http://localhost:{service.ports['TRITON_METRICS_PORT']}/metrics").text
