@@ -116,7 +116,8 @@ class ChatAnswer:
                 begun = "" if part.name is not None else self._calling[piece.index]
                 self._calling[piece.index] = begun + part.arguments
             if (delta := _delta(piece)) is not None:
-                yield self._chunk(_ChunkChoice(piece.index, delta, _logprobs([piece])))
+                logprobs = None if piece.logprobs is None else ChatLogprobs(piece.logprobs)
+                yield self._chunk(_ChunkChoice(piece.index, delta, logprobs))
             if piece.finish_reason is not None:
                 reason = _reason(piece.finish_reason, self._calling.get(piece.index))
                 yield self._chunk(_ChunkChoice(piece.index, _Delta(), None, reason))
@@ -147,14 +148,16 @@ def by_choice(pieces: Iterable[Piece]) -> list[tuple[int, list[Piece]]]:
 
 
 def _delta(piece: Piece) -> _Delta | None:
+    if not (piece.text or piece.reasoning or piece.tool_calls or piece.logprobs):
+        return None
     delta = _Delta()
     if piece.reasoning:
         delta.reasoning_content = piece.reasoning
     if piece.tool_calls:
         delta.tool_calls = deltas(piece.tool_calls)
-    if piece.text or (piece.logprobs and not piece.reasoning and not piece.tool_calls):
+    if piece.text or not (piece.reasoning or piece.tool_calls):
         delta.content = piece.text
-    return None if delta == _Delta() else delta
+    return delta
 
 
 def _choice(index: int, pieces: list[Piece]) -> _Choice:

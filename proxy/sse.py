@@ -68,7 +68,8 @@ class EventStream:
         self._keep_alive = keep_alive
         self._response: BaseHTTPResponse | None = None
         self._writing = asyncio.Lock()
-        self._last_write = asyncio.get_running_loop().time()
+        self._now = asyncio.get_running_loop().time
+        self._last_write = self._now()
         self._ended = False
         self._companion: asyncio.Task[None] | None = None
 
@@ -85,7 +86,7 @@ class EventStream:
                 send_unchunked(self._request)
             await self._response.send(data, end_stream=end)
             self._ended = end
-            self._last_write = asyncio.get_running_loop().time()
+            self._last_write = self._now()
 
     async def __aenter__(self) -> Self:
         self._companion = asyncio.create_task(self._speak_up())
@@ -100,9 +101,8 @@ class EventStream:
         await asyncio.wait([self._companion])
 
     async def _speak_up(self) -> None:
-        loop = asyncio.get_running_loop()
         while not self._ended:
-            silent = loop.time() - self._last_write
+            silent = self._now() - self._last_write
             if silent < self._keep_alive:
                 await asyncio.sleep(self._keep_alive - silent)
             elif not self._writing.locked():
