@@ -39,15 +39,17 @@ def _as_text(number: str) -> str:
 _duplicates = json.JSONDecoder(object_pairs_hook=_refuse_duplicates, parse_int=_as_text, parse_float=_as_text)
 
 
-def require_json(content_type: str | None) -> None:
+def require_json(content_type: str, *, is_of_page: bool) -> None:
     """Refuse a body that says to be something else than JSON; one that says nothing may be JSON.
+
+    But not a web page's: without a type it is sent to any server, with that of JSON only to one that lets the page in.
 
     Raises:
         UnsupportedMediaTypeError: for every other type, also for the one that curl sends by default.
     """
-    if content_type is None or not content_type.strip():
-        return
     media_type = content_type.partition(";")[0].strip().lower()
+    if not media_type and not is_of_page:
+        return
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnsupportedMediaTypeError(
             f"The content type {media_type!r:.100} is not supported: send 'Content-Type: application/json'."

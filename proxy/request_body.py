@@ -41,7 +41,7 @@ async def receive_json(request: Request, config: ProxyConfig) -> bytes:
     Raises:
         UnsupportedMediaTypeError: the request says that its body is something else.
     """
-    require_json(request.headers.getone("content-type", None))
+    require_json(request.headers.getone("content-type", ""), is_of_page="origin" in request.headers)
     return await receive(request, config.max_body_bytes, config.request_timeout)
 
 

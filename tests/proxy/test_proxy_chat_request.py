@@ -311,6 +311,16 @@ async def test_only_an_explicit_other_content_type_is_refused(
         assert response.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize"])
+@pytest.mark.parametrize("content_type", [None, ""])
+async def test_a_web_page_must_say_that_it_sends_json(serve: Serve, path: str, content_type: str | None) -> None:
+    """Without a type its body goes to any server; with that of JSON its browser asks first whether it may."""
+    server = await serve(host="0.0.0.0")
+    headers = {"origin": "https://a.example"} | ({} if content_type is None else {"content-type": content_type})
+    response = await server.http.post(path, content=body(), headers=headers)
+    assert response.status_code == 415
+
+
 def test_text_of_any_script_passes_unchanged() -> None:
     text = 'héllo 🙂 \u0000 \u2028 \\ " </s> \U0010ffff'
     assert (parse(message(role="user", content=text), 8, 4096).prompt.messages or [])[1]["content"] == text
