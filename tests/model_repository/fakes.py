@@ -1,13 +1,18 @@
 """Triton's side of a request, by hand: the request, its response sender, and a writer that remembers."""
 
 import json
+import time
 from dataclasses import dataclass, field
-from threading import Condition
+from threading import Condition, Thread
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from channel import Address
 from event import Event
+from llm.engine import Engine
+from llm.request import GenerationRequest, SamplingParams
+from responder import Responder
 
 
 @dataclass
@@ -92,3 +97,26 @@ class RecordingWriter:
         with self._changed:
             self.blocked = False
             self._changed.notify_all()
+
+
+def ask(
+    responder: Responder, prompt: str, *, is_stream: bool, address: Address | None = None, **sampling: object
+) -> RecordingWriter:
+    """Put a prompt of bytes to the responder's engine; the writer remembers the answer."""
+    writer = RecordingWriter()
+    request = GenerationRequest(tuple(prompt.encode()), SamplingParams(**sampling))  # type: ignore[arg-type]
+    responder.generate(request, writer, is_stream=is_stream, address=address)
+    return writer
+
+
+def start(engine: Engine) -> None:
+    """Run the engine until the fixture, or the test, stops it."""
+    Thread(target=engine.run).start()
+
+
+def wait_until(condition: object, timeout: float = 10) -> None:
+    """Look until it is so."""
+    deadline = time.monotonic() + timeout
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

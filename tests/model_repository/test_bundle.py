@@ -1,9 +1,5 @@
 """Bundles: what several streams say in a pass goes out as one response, and each answer stays what it is alone."""
 
-import time
-from collections.abc import Iterator
-from threading import Thread
-
 import pytest
 from channel import Address
 from event import Event
@@ -11,34 +7,12 @@ from llm.engine import Engine
 from llm.request import GenerationRequest, SamplingParams
 from responder import Responder
 
-from tests.engine.fakes import ByteTokenizer, counting_engine
-from tests.model_repository.fakes import RecordingWriter
+from tests.engine.fakes import ByteTokenizer
+from tests.model_repository.fakes import RecordingWriter, ask, start, wait_until
 
 
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine, _ = counting_engine(num_blocks=10**4, max_model_len=10**4, max_batch_size=64)
-    yield engine
-    engine.stop()
-
-
-@pytest.fixture
-def responder(engine: Engine) -> Iterator[Responder]:
-    responder = Responder(engine, ByteTokenizer(), lambda token_id: bytes([token_id % 256]))
-    responder.start()
-    yield responder
-    responder.stop()
-
-
-def start(engine: Engine) -> None:
-    Thread(target=engine.run).start()
-
-
-def ask(responder: Responder, prompt: str, recipient: int, *, is_stream: bool = True, **sampling: object):
-    writer = RecordingWriter()
-    request = GenerationRequest(tuple(prompt.encode()), SamplingParams(**sampling))  # type: ignore[arg-type]
-    responder.generate(request, writer, is_stream=is_stream, address=Address("ours", recipient))
-    return writer
+def bundled(responder: Responder, prompt: str, recipient: int, **sampling: object) -> RecordingWriter:
+    return ask(responder, prompt, is_stream=True, address=Address("ours", recipient), **sampling)
 
 
 def opened(responder: Responder, name: str = "ours") -> RecordingWriter:
@@ -51,16 +25,9 @@ def sent(bundle: RecordingWriter, recipient: int) -> list[Event]:
     return [event for events in bundle.responses for event in events if event.body["recipient"] == recipient]
 
 
-def wait_until(condition: object, timeout: float = 10) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_streams_share_responses_and_the_last_word_comes_by_each_ones_own_way(engine: Engine, responder: Responder):
     bundle = opened(responder)
-    writers = {number: ask(responder, "A", number, max_tokens=40) for number in range(1, 9)}
+    writers = {number: bundled(responder, "A", number, max_tokens=40) for number in range(1, 9)}
     for num_passes in range(1, 40):
         engine.step()
         wait_until(lambda: all(len(sent(bundle, number)) == num_passes for number in writers))  # noqa: B023
@@ -82,8 +49,8 @@ def test_a_whole_answer_and_one_whose_bundle_nobody_opened_have_their_own_respon
 ):
     other = opened(responder, "other")
     start(engine)
-    whole = ask(responder, "A", 1, is_stream=False, max_tokens=20)
-    alone = ask(responder, "A", 2, max_tokens=20)
+    whole = ask(responder, "A", is_stream=False, address=Address("ours", 1), max_tokens=20)
+    alone = bundled(responder, "A", 2, max_tokens=20)
     for writer in (whole, alone):
         events = writer.wait_finished()
         assert "".join(event.text for event in events) == "BCDEFGHIJKLMNOPQRSTU"
@@ -93,10 +60,10 @@ def test_a_whole_answer_and_one_whose_bundle_nobody_opened_have_their_own_respon
 
 def test_an_answer_that_has_begun_does_not_change_its_way(engine: Engine, responder: Responder):
     start(engine)
-    writer = ask(responder, "\x01", 1, max_tokens=9000, ignore_eos=True)
+    writer = bundled(responder, "\x01", 1, max_tokens=9000, ignore_eos=True)
     assert writer.wait(lambda w: w.responses)
     bundle = opened(responder)
-    later = ask(responder, "A", 2, max_tokens=30)
+    later = bundled(responder, "A", 2, max_tokens=30)
     later.wait_finished()
     events = writer.wait_finished()
     assert sum(event.body["num_tokens"] for event in events) == 9000
@@ -107,7 +74,7 @@ def test_an_answer_that_has_begun_does_not_change_its_way(engine: Engine, respon
 def test_the_answers_of_a_bundle_end_with_it_and_no_others(engine: Engine, responder: Responder, breaks: bool):
     bundle = opened(responder)
     start(engine)
-    bundled = [ask(responder, "\x01", number, stop=("never",), ignore_eos=True) for number in (1, 2)]
+    answers = [bundled(responder, "\x01", number, stop=("never",), ignore_eos=True) for number in (1, 2)]
     assert bundle.wait(lambda w: {1, 2} <= {event.body["recipient"] for events in w.responses for event in events})
     alone = RecordingWriter()
     request = GenerationRequest((65,), SamplingParams(max_tokens=3000, ignore_eos=True))
@@ -116,13 +83,13 @@ def test_the_answers_of_a_bundle_end_with_it_and_no_others(engine: Engine, respo
         bundle.breaks = True
     else:
         bundle.client_left = True
-    for writer in bundled:
+    for writer in answers:
         assert writer.wait_finished() == []
     assert sum(event.body["num_tokens"] for event in alone.wait_finished()) == 3000
     wait_until(lambda: engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks)
     if not breaks:
         assert bundle.is_finished
-    again = ask(responder, "A", 3, max_tokens=20)
+    again = bundled(responder, "A", 3, max_tokens=20)
     assert "".join(event.text for event in again.wait_finished()) == "BCDEFGHIJKLMNOPQRSTU"
 
 
@@ -135,7 +102,7 @@ def test_a_bundle_without_answers_ends_when_its_client_leaves(responder: Respond
 def test_a_failure_says_how_much_came_before_it(engine: Engine, responder: Responder):
     bundle = opened(responder)
     start(engine)
-    writer = ask(responder, "\x01", 1, stop=("never",), ignore_eos=True)
+    writer = bundled(responder, "\x01", 1, stop=("never",), ignore_eos=True)
     assert bundle.wait(lambda w: w.responses)
     engine.stop()
     last = writer.wait_finished()[-1]

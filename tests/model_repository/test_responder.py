@@ -1,9 +1,6 @@
 """The responder: merged when behind, exact in text and counts, one final response each, and nobody left behind."""
 
-import time
-from collections.abc import Iterator
 from dataclasses import replace
-from threading import Thread
 
 import pytest
 from event import Event
@@ -12,42 +9,7 @@ from llm.errors import InvalidRequestError
 from llm.request import GenerationRequest, SamplingParams
 from responder import CANCEL_POLL_SECONDS, Responder
 
-from tests.engine.fakes import ByteTokenizer, counting_engine
-from tests.model_repository.fakes import RecordingWriter
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine, _ = counting_engine(num_blocks=10**4, max_model_len=10**4, max_batch_size=64)
-    yield engine
-    engine.stop()
-
-
-def start(engine: Engine) -> None:
-    """Run the engine until the fixture, or the test, stops it."""
-    Thread(target=engine.run).start()
-
-
-@pytest.fixture
-def responder(engine: Engine) -> Iterator[Responder]:
-    responder = Responder(engine, ByteTokenizer(), lambda token_id: bytes([token_id % 256]))
-    responder.start()
-    yield responder
-    responder.stop()
-
-
-def ask(responder: Responder, prompt: str, *, is_stream: bool, **sampling: object) -> RecordingWriter:
-    writer = RecordingWriter()
-    request = GenerationRequest(tuple(prompt.encode()), SamplingParams(**sampling))  # type: ignore[arg-type]
-    responder.generate(request, writer, is_stream=is_stream)
-    return writer
-
-
-def wait_until(condition: object, timeout: float = 10) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+from tests.model_repository.fakes import RecordingWriter, ask, start, wait_until
 
 
 @pytest.mark.parametrize("is_stream", [True, False])

@@ -1,0 +1,26 @@
+"""A responder and its engine, on a model that counts."""
+
+from collections.abc import Iterator
+
+import pytest
+from llm.engine import Engine
+from responder import Responder
+
+from tests.engine.fakes import ByteTokenizer, counting_engine
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """To be started, or stepped by hand."""
+    engine, _ = counting_engine(num_blocks=10**4, max_model_len=10**4, max_batch_size=64)
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def responder(engine: Engine) -> Iterator[Responder]:
+    """Answers with the engine, once that runs."""
+    responder = Responder(engine, ByteTokenizer(), lambda token_id: bytes([token_id % 256]))
+    responder.start()
+    yield responder
+    responder.stop()
