@@ -190,14 +190,13 @@ class Responder:
 
     def _send(self, channel: Channel, events: list[Event]) -> None:
         """Send pieces that are not the last; the way of the first is that of all, or they would overtake each other."""
-        if not channel.num_bundled and (channel.address is None or channel.address.bundle not in self._bundles):
-            channel.address = None
-        if channel.address is None:
-            channel.writer.send(events, is_final=False)
-            self.num_responses += 1
-        elif bundle := self._bundles.get(channel.address.bundle):  # else it has ended, and the request is cancelled
+        if channel.address is not None and (bundle := self._bundles.get(channel.address.bundle)):
             bundle.add(channel.address.recipient, events)
             channel.num_bundled += len(events)
+        elif not channel.num_bundled:  # else the bundle has ended, and the request is cancelled
+            channel.address = None
+            channel.writer.send(events, is_final=False)
+            self.num_responses += 1
 
     def _close(self, channel: Channel, events: list[Event]) -> None:
         channel.is_closed = True

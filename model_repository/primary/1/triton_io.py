@@ -91,12 +91,12 @@ def _read_address(request: Any) -> Address | None:
     return None
 
 
-def _own_parameters(request: Any) -> dict[str, Any]:
+def _own_parameters(request: Any) -> Any:
+    """The request's parameters; none where they cannot be read."""
     try:
-        parameters: dict[str, Any] = json.loads(request.parameters() or "{}")
-    except (ValueError, RecursionError):  # Triton hands strings on that are not UTF-8
+        return _read_own_parameters(request)
+    except InvalidRequestError:
         return {}
-    return parameters
 
 
 def read_options(options: Any) -> PromptOptions:

@@ -43,10 +43,7 @@ def _problems(folder: Path) -> Iterator[str]:
         except (ValueError, KeyError, TypeError, AttributeError):
             yield f"{index.name} is no index of weights: {_AGAIN}"
         if missing := [part for part in parts if not (folder / part).exists()]:
-            yield (
-                f"{len(missing)} of its {len(parts)} files of weights are missing, {missing[0]} for one: "
-                "copy or download it again, whole"
-            )
+            yield f"{len(missing)} of its {len(parts)} files of weights are missing, {missing[0]} for one: {_AGAIN}"
     yield from filter(None, (_problem_of_weights(folder / part) for part in parts if (folder / part).exists()))
 
 
