@@ -13,7 +13,7 @@ from proxy.chat_response import ChatAnswer
 from proxy.context import context
 from proxy.errors import naming
 from proxy.record import observed
-from proxy.request_body import parsed, receive_json
+from proxy.request_body import receive_json
 from proxy.request_id import request_id
 
 chat = Blueprint("chat")
@@ -24,8 +24,8 @@ async def create_chat_completion(request: Request) -> HTTPResponse | None:
     """Answer a conversation, whole or as a stream."""
     ctx = context(request)
     with observed(request, "chat") as record, ctx.admission.admit(request):
-        body = await receive_json(request, ctx.config)
-        asked = await parsed(lambda body: parse(body, ctx.config.max_choices, ctx.config.max_messages), body)
+        limits = ctx.config.max_choices, ctx.config.max_messages
+        asked = await receive_json(request, ctx.config, lambda body: parse(body, *limits))
         record.ask(asked.model, stream=asked.stream)
         model = await ctx.groups.ready(asked.model)
         answer = ChatAnswer(asked.model, model.fingerprint, asked.include_usage)

@@ -14,7 +14,7 @@ from proxy.context import Context, context
 from proxy.errors import naming
 from proxy.fan_out import generate_all
 from proxy.record import observed
-from proxy.request_body import parsed, receive_json
+from proxy.request_body import receive_json
 from proxy.request_id import request_id
 
 completions = Blueprint("completions")
@@ -28,8 +28,8 @@ async def create_completion(request: Request) -> HTTPResponse | None:
     """Continue one or several prompts, whole or as a stream."""
     ctx = context(request)
     with observed(request, "text_completion") as record, ctx.admission.admit(request), naming(_FIELDS):
-        body = await receive_json(request, ctx.config)
-        asked = await parsed(lambda body: parse(body, ctx.config.max_choices, ctx.config.max_prompts), body)
+        limits = ctx.config.max_choices, ctx.config.max_prompts
+        asked = await receive_json(request, ctx.config, lambda body: parse(body, *limits))
         record.ask(asked.model, stream=asked.stream)
         model = await ctx.groups.ready(asked.model)
         echoes = await _echoes(ctx, asked) if asked.echo else []

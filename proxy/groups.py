@@ -7,10 +7,10 @@ the event loop; knows nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from proxy.backend import Backend, ModelDescription, ModelState
@@ -89,7 +89,7 @@ class Groups:
         So a process that has just started, or one that looked a moment too early, does not deny what serves.
         """
         if not self._groups or any(group.state != "ready" for group in self._groups.values()):
-            with contextlib.suppress(TimeoutError):
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self.refresh()
         return self.all

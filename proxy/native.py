@@ -16,7 +16,7 @@ from proxy.fan_out import generate_all
 from proxy.native_request import NativeRequest, parse
 from proxy.native_response import NativeAnswer
 from proxy.record import observed
-from proxy.request_body import parsed, receive_json
+from proxy.request_body import receive_json
 from proxy.request_id import request_id
 
 native = Blueprint("native")
@@ -51,8 +51,7 @@ async def generate_stream(request: Request) -> HTTPResponse | None:
 async def _answer(request: Request, *, stream: bool) -> HTTPResponse | None:
     ctx = context(request)
     with observed(request, "text_completion") as record, ctx.admission.admit(request), naming(_FIELDS):
-        body = await receive_json(request, ctx.config)
-        asked = await parsed(lambda body: parse(body, ctx.config.max_prompts), body)
+        asked = await receive_json(request, ctx.config, lambda body: parse(body, ctx.config.max_prompts))
         record.ask(asked.group, stream=stream)
         await ctx.groups.ready(asked.group)
         prompts = await asyncio.gather(*(_prompt(ctx, asked, text) for text in asked.texts))

@@ -35,14 +35,14 @@ def drained_bytes(max_bytes: int) -> int:
     return max(8 * max_bytes, 1 << 20)
 
 
-async def receive_json(request: Request, config: ProxyConfig) -> bytes:
-    """Return the body of a request that may hold JSON; see `receive`.
+async def receive_json(request: Request, config: ProxyConfig, parse: Callable[[bytes], T]) -> T:
+    """Receive a body that may hold JSON, see `receive`, and return what `parse` makes of it.
 
     Raises:
         UnsupportedMediaTypeError: the request says that its body is something else.
     """
     require_json(request.headers.getone("content-type", ""), is_of_page="origin" in request.headers)
-    return await receive(request, config.max_body_bytes, config.request_timeout)
+    return await parsed(parse, await receive(request, config.max_body_bytes, config.request_timeout))
 
 
 async def parsed(parse: Callable[[bytes], T], body: bytes) -> T:

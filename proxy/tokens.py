@@ -15,7 +15,7 @@ from proxy.completion_request import TokenIds
 from proxy.context import context
 from proxy.errors import InvalidRequestError, naming
 from proxy.json_body import decode
-from proxy.request_body import parsed, receive_json
+from proxy.request_body import receive_json
 
 tokens = Blueprint("tokens")
 
@@ -63,7 +63,7 @@ _detokenize_decoder = msgspec.json.Decoder(DetokenizeBody)
 async def tokenize(request: Request) -> HTTPResponse:
     """Turn a text or a conversation into tokens."""
     ctx = context(request)
-    asked = await parsed(lambda body: decode(body, _tokenize_decoder), await receive_json(request, ctx.config))
+    asked = await receive_json(request, ctx.config, lambda body: decode(body, _tokenize_decoder))
     prompt = _prompt(asked)
     model = await ctx.groups.ready(asked.model)
     with naming({"text_input": "prompt"}):
@@ -76,7 +76,7 @@ async def tokenize(request: Request) -> HTTPResponse:
 async def detokenize(request: Request) -> HTTPResponse:
     """Turn tokens into text."""
     ctx = context(request)
-    asked = await parsed(lambda body: decode(body, _detokenize_decoder), await receive_json(request, ctx.config))
+    asked = await receive_json(request, ctx.config, lambda body: decode(body, _detokenize_decoder))
     await ctx.groups.ready(asked.model)
     with naming({"input_ids": "tokens"}):
         return _json(DetokenizeAnswer(await ctx.backend.detokenize(asked.model, asked.tokens)))
