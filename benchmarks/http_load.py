@@ -27,9 +27,8 @@ async def _fetch(url: str, body: dict[str, Any]) -> tuple[float, list[tuple[floa
     address = urlsplit(url)
     content = json.dumps(body).encode()
     head = (
-        # HTTP/1.0, so that the body comes as it is, up to the connection's end.
-        f"POST /v1/chat/completions HTTP/1.0\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(content)}\r\n\r\n"
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
     )
     started = perf_counter()
     reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=2**24)
@@ -44,18 +43,34 @@ async def _fetch(url: str, body: dict[str, Any]) -> tuple[float, list[tuple[floa
 
 def _read(started: float, parts: list[tuple[float, bytes]]) -> Timing:
     timing = Timing(started, ended=parts[-1][0])
-    head, buffer = b"", b""
+    head, framed, buffer, num_events = b"", b"", b"", 0
     for at, part in parts:
-        buffer += part
-        if not head and b"\r\n\r\n" in buffer:
-            head, _, buffer = buffer.partition(b"\r\n\r\n")
-            if b" 200 " not in head.partition(b"\r\n")[0]:
-                raise RuntimeError(f"{head.decode()} {buffer.decode()}")
-        *events, buffer = buffer.split(b"\n\n") if head else [buffer]
+        framed += part
+        if not head and b"\r\n\r\n" in framed:
+            head, _, framed = framed.partition(b"\r\n\r\n")
+            if b" 200 " not in head.partition(b"\r\n")[0] or b"chunked" not in head.lower():
+                raise RuntimeError(f"{head.decode()} {framed.decode()}")
+        body, framed = _unframed(framed) if head else (b"", framed)
+        *events, buffer = (buffer + body).split(b"\n\n")
         for event in events:
             if event.startswith(b"data: {"):
                 _note(timing, at, json.loads(event.removeprefix(b"data: ")))
+                num_events += 1
+    if not num_events:
+        raise RuntimeError(f"no event in {parts!r:.500}")
     return timing
+
+
+def _unframed(framed: bytes) -> tuple[bytes, bytes]:
+    """What the whole chunks of HTTP's chunked coding hold, and the rest."""
+    body, at = [], 0
+    while (end := framed.find(b"\r\n", at)) >= 0:
+        start, size = end + 2, int(framed[at:end], 16)
+        if len(framed) < start + size + 2:
+            break
+        body.append(framed[start : start + size])
+        at = start + size + 2
+    return b"".join(body), framed[at:]
 
 
 def _note(timing: Timing, at: float, chunk: dict[str, Any]) -> None:
