@@ -4,16 +4,15 @@ from pathlib import Path
 
 import torch
 
-_CGROUP = Path("/sys/fs/cgroup")
+from llm import cgroup
 
 
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on `device`; on a CPU the container's limit counts as well."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = _available_memory()
-    limit, used = _read_number(_CGROUP / "memory.max"), _read_number(_CGROUP / "memory.current")
-    return free if limit is None else max(0, min(free, limit - (used or 0)))
+    free, allowed = _available_memory(), cgroup.memory_left()
+    return free if allowed is None else min(free, allowed)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -29,10 +28,3 @@ def _available_memory() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     raise OSError("/proc/meminfo has no MemAvailable")
-
-
-def _read_number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # no cgroup v2, or the word "max"
-        return None
