@@ -48,9 +48,11 @@ def _read(started: float, parts: list[tuple[float, bytes]]) -> Timing:
         framed += part
         if not head and b"\r\n\r\n" in framed:
             head, _, framed = framed.partition(b"\r\n\r\n")
-            if b" 200 " not in head.partition(b"\r\n")[0] or b"chunked" not in head.lower():
+            if b" 200 " not in head.partition(b"\r\n")[0]:
                 raise RuntimeError(f"{head.decode()} {framed.decode()}")
-        body, framed = _unframed(framed) if head else (b"", framed)
+        if not head:
+            continue
+        body, framed = _unframed(framed) if b"chunked" in head.lower() else (framed, b"")
         *events, buffer = (buffer + body).split(b"\n\n")
         for event in events:
             if event.startswith(b"data: {"):

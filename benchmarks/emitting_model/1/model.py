@@ -66,7 +66,7 @@ class EmittingSampler:
         return [self._draws[len(sequence.token_ids) % len(self._draws)] for sequence in sequences]
 
 
-def load_emitting(config: EngineConfig, _gpu: int = 0) -> LoadedModel:
+def load_emitting(config: EngineConfig, *_where: object) -> LoadedModel:
     """What `llm.model_loader.load_model` returns, without a model."""
     tokenizer: Any = AutoTokenizer.from_pretrained(config.model_name)
     limits = ModelLimits(
