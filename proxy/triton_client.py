@@ -10,7 +10,7 @@ import asyncio
 import struct
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, nullcontext, suppress
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -23,9 +23,10 @@ from tritonclient.utils import InferenceServerException
 
 from proxy.backend import GenerateRequest, Load, ModelDescription, ModelState, Piece, Prompt, Pulse, Tokens
 from proxy.bundles import Bundles
-from proxy.errors import ApiError, InternalError, NeverSeenError, UnavailableError, from_kind
+from proxy.endings import Endings
+from proxy.errors import InternalError, NeverSeenError, UnavailableError, from_kind
 from proxy.triton_errors import translate
-from proxy.wire_event import Responses, WireError, WireEvent, read_events
+from proxy.wire_event import Responses, WireError, WireEvent, is_final, read_events
 
 # The contract's tensors: inputs with their datatype, of shape [1] but for the ids.
 INPUTS = {
@@ -40,7 +41,6 @@ INPUTS = {
 
 _INDEX_SECONDS = 5.0
 _ASK_SECONDS = 10.0
-_END_SECONDS = 5.0
 # Triton takes a second to find that a model's process is dead.
 _PULSE_SECONDS = 5.0
 # Before a request that no model has seen is sent once more.
@@ -81,6 +81,7 @@ class TritonBackend:
         self._url = url
         self._client = InferenceServerClient(url, channel_args=_CHANNEL_ARGUMENTS)
         self._calls: defaultdict[str, set[_Call]] = defaultdict(set)
+        self._endings = Endings()
         self._bundles = Bundles(self._open_bundle)
 
     async def generate(self, group: str, request: GenerateRequest) -> AsyncGenerator[Sequence[Piece], None]:
@@ -117,7 +118,6 @@ class TritonBackend:
                 if failure is not None:
                     raise from_kind(failure.kind, failure.message, code=failure.code, param=failure.param)
                 if finished:
-                    await _drain(responses)
                     return
         finally:
             await responses.aclose()
@@ -173,6 +173,7 @@ class TritonBackend:
     async def close(self) -> None:
         """See `Backend.close`."""
         await self._bundles.close()
+        await self._endings.close()
         await self._client.close()
 
     async def _ask(self, group: str, inputs: list[InferInput], deadline: float = _ASK_SECONDS) -> WireEvent:
@@ -182,7 +183,6 @@ class TritonBackend:
             async for event, *_ in responses:
                 if (error := event.error) is not None:
                     raise from_kind(error.kind, error.message, code=error.code, param=error.param)
-                await _drain(responses)
                 return event
         finally:
             await responses.aclose()
@@ -216,7 +216,7 @@ class TritonBackend:
         deadline: float | None = None,
         parameters: Parameters | None = None,
     ) -> Responses:
-        """Run one request; yield each response's events; cancel the call when left early."""
+        """Run one request; yield each response's events; cancel the call when left before the last response."""
 
         async def requests() -> AsyncIterator[dict[str, Any]]:
             yield {"model_name": group, "inputs": inputs, "request_id": request_id, "parameters": parameters or None}
@@ -224,13 +224,17 @@ class TritonBackend:
         call = self._client.stream_infer(requests(), stream_timeout=deadline)
         record = _Call(call)
         self._calls[group].add(record)
+        is_answered = False
         try:
             async for result, error in call:
+                is_answered = error is not None or is_final(result.get_response())
                 if error is not None:
                     self._fail(error)
                 # A cancelled request ends with an empty response that only carries Triton's FINAL flag.
                 if events := read_events(result.get_response()):
                     yield events
+                if is_answered:  # who waited for the call's end here could be cancelled, and the call with it
+                    return
         except (InferenceServerException, grpc.RpcError) as error:
             self._fail(error)
         except asyncio.CancelledError:
@@ -245,7 +249,10 @@ class TritonBackend:
             raise InternalError("The model's answer could not be read.") from error
         finally:
             self._calls[group].discard(record)
-            call.cancel()  # does nothing to a call that has ended
+            if is_answered:
+                self._endings.hear(call)
+            else:
+                call.cancel()  # does nothing to a call that has ended
 
     def _fail(self, error: Exception) -> NoReturn:
         raise translate(error, self._url) from error
@@ -287,11 +294,3 @@ def _tensor(name: str, value: bytes | bool) -> InferInput:
     tensor = InferInput(name, [1], INPUTS[name])
     tensor.set_data_from_numpy(np.array([value], dtype=np.object_ if isinstance(value, bytes) else np.bool_))
     return tensor
-
-
-async def _drain(responses: AsyncGenerator[Any, None]) -> None:
-    # A cancel would look like a client that left; and nothing may spoil an answer that is complete.
-    with suppress(ApiError, TimeoutError):
-        async with asyncio.timeout(_END_SECONDS):
-            async for _ in responses:
-                pass

@@ -61,6 +61,11 @@ def read_events(response: Any) -> list[WireEvent]:
     return [read_event(text, body) for text, body in zip(*(columns[name] for name in OUTPUTS), strict=True)]
 
 
+def is_final(response: Any) -> bool:
+    """Whether a `ModelInferResponse` is its request's last one."""
+    return bool(response.parameters["triton_final_response"].bool_param)
+
+
 def read_event(text: bytes, body: bytes) -> WireEvent:
     """One entry of both tensors. Raises what `read_events` does."""
     event = _decoder.decode(body)

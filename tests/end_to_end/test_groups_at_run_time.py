@@ -123,6 +123,32 @@ def test_what_cannot_be_loaded_is_told_and_changes_nothing(
     assert len(service_of_tiny.processes(model)) == 1
 
 
+def test_answers_and_refusals_leave_nothing_in_triton_that_keeps_a_model(
+    service_of_tiny: Launched, proxy: httpx.Client, admin: httpx.Client, tiny: dict[str, Any]
+):
+    """A call that was cancelled just before its end kept its model's process alive beyond every unloading."""
+    assert admin.put("/groups/more", json=tiny).status_code == 201
+    wait_for_names(proxy, {"primary", "more"})
+    asked: list[tuple[str, dict[str, Any], int]] = [
+        ("/v1/completions", {"prompt": "One", "max_tokens": 2, "n": 2, "logprobs": 2}, 200),
+        ("/v1/completions", {"prompt": ["One", "Two"], "max_tokens": 2}, 200),
+        ("/v1/completions", {"prompt": [10**6]}, 400),
+        ("/detokenize", {"tokens": [10**6]}, 400),
+    ]
+
+    def ask(number: int) -> None:
+        path, body, status = asked[number % len(asked)]
+        answer = proxy.post(path, json={**body, "model": "more"})
+        assert answer.status_code == status, answer.text
+
+    with ThreadPoolExecutor(8) as clients:
+        list(clients.map(ask, range(200)))
+    before = service_of_tiny.processes("/models/more/1/model.py")
+    assert len(before) == 1
+    assert admin.delete("/groups/more").status_code == 200
+    wait_until_gone(service_of_tiny, before)
+
+
 def wait_until_gone(launch: Launched, pids: list[int], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while set(pids) & set(launch.processes()):

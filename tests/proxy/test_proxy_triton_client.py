@@ -11,6 +11,7 @@ import grpc  # type: ignore[import-untyped]
 import pytest
 import pytest_asyncio
 
+from proxy import endings
 from proxy.backend import (
     GenerateRequest,
     Load,
@@ -24,6 +25,7 @@ from proxy.backend import (
     Usage,
 )
 from proxy.errors import ApiError, DeadlineError, InternalError, InvalidRequestError, UnavailableError
+from proxy.fan_out import generate_all
 from proxy.triton_client import TritonBackend
 from tests.proxy.fake_triton import DESCRIPTION, USAGE, FakeTriton, failure, piece, response, running
 
@@ -68,6 +70,77 @@ async def test_a_finished_answer_is_not_cancelled(client: TritonBackend, triton:
     await collect(client)
     await asyncio.wait_for(triton.finished.wait(), 2)
     assert not triton.cancelled.is_set()
+
+
+class LateEnd:
+    """Triton's script: the last response, and the call's end when the test lets it come."""
+
+    def __init__(self, *events: tuple[str, dict[str, Any]]) -> None:
+        self.last = response(*events, final=True)
+        self.may_end = asyncio.Event()
+
+    async def __call__(self, inputs: Any, context: Any) -> AsyncIterator[Any]:
+        yield self.last
+        await self.may_end.wait()
+
+
+WHOLE = ("x", piece(0, 1, "stop", usage=USAGE))
+
+
+async def leave(client: TritonBackend) -> None:
+    pieces = client.generate("primary", STREAM)
+    await anext(pieces)
+    await pieces.aclose()
+
+
+async def several_prompts(client: TritonBackend) -> None:
+    pieces = [piece async for some in generate_all(client, "primary", [STREAM, STREAM], 1) for piece in some]
+    assert [piece.index for piece in pieces] == [0, 1]
+
+
+async def refused(client: TritonBackend) -> None:
+    with pytest.raises(InvalidRequestError):
+        await collect(client)
+
+
+async def refused_to_tokenize(client: TritonBackend) -> None:
+    with pytest.raises(InvalidRequestError):
+        await client.tokenize("primary", Prompt(text="Hi"))
+
+
+@pytest.mark.parametrize(
+    ("ask", "last"),
+    [
+        (collect, WHOLE),
+        (leave, WHOLE),
+        (several_prompts, WHOLE),
+        (refused, ("", {"error": {"kind": "invalid_request", "message": "Why."}})),
+        (refused_to_tokenize, ("", {"error": {"kind": "invalid_request", "message": "Why."}})),
+    ],
+)
+async def test_no_call_is_cancelled_between_its_last_response_and_its_end(
+    client: TritonBackend, triton: FakeTriton, ask: Any, last: Any
+) -> None:
+    """Triton kept such requests for ever, and their model: every answer to completions, and every refusal.
+
+    Nor is the end waited for: no asker sees it.
+    """
+    script = triton.script = LateEnd(last)
+    await asyncio.wait_for(ask(client), 2)
+    await client.index()  # by the same connection, so that a cancel has arrived
+    script.may_end.set()
+    await client.close()  # waits for what has not ended
+    await asyncio.wait_for(triton.finished.wait(), 2)
+    assert not triton.cancelled.is_set()
+
+
+async def test_a_call_that_does_not_end_is_cancelled_after_all(
+    client: TritonBackend, triton: FakeTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endings, "_END_SECONDS", 0.1)
+    triton.script = LateEnd(WHOLE)
+    await collect(client)
+    await asyncio.wait_for(triton.cancelled.wait(), 2)
 
 
 async def test_an_error_after_the_whole_answer_spoils_nothing(client: TritonBackend, triton: FakeTriton) -> None:
