@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol
 
 import msgspec
@@ -53,7 +54,7 @@ async def _complete(request: Request, ctx: Context, answer: Answer, pieces: Piec
     collected: list[Piece] = []
     note = record_of(request).note
     try:
-        async with asyncio.timeout(ctx.config.response_timeout or None):
+        async with _deadline(ctx):
             async for some in pieces:
                 note(some)
                 collected.extend(some)
@@ -72,7 +73,7 @@ async def _stream(request: Request, ctx: Context, answer: Answer, pieces: Pieces
     record = record_of(request)
     async with sse.EventStream(request, ctx.config.sse_keep_alive) as stream:
         try:
-            async with asyncio.timeout(ctx.config.response_timeout or None):
+            async with _deadline(ctx):
                 async for some in pieces:
                     record.note(some)
                     data = wire.encode(answer.chunks(some))
@@ -100,6 +101,12 @@ async def _fail(request: Request, ctx: Context, stream: sse.EventStream, wire: s
     record_of(request).fail(error)
     ctx.meter.told(error)
     await stream.write(wire.encode([describe(error)]), end=True)
+
+
+def _deadline(ctx: Context) -> AbstractAsyncContextManager[object]:
+    """Raises TimeoutError within its block once an answer takes too long, if there is a limit."""
+    limit = ctx.config.response_timeout
+    return asyncio.timeout(limit) if limit else nullcontext()
 
 
 def _late(ctx: Context) -> ApiError:
