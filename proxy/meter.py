@@ -8,8 +8,9 @@ each writes to files in PROMETHEUS_MULTIPROC_DIR, and whichever is asked adds th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Literal, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,6 +26,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.errors import ApiError, every_reason
 from proxy.groups import Groups
+
+_Family = TypeVar("_Family", Counter, Histogram)
 
 Operation = Literal["chat", "text_completion"]
 Outcome = Literal["finished", "refused", "failed", "cancelled"]
@@ -44,6 +47,11 @@ _GEN_AI = ("gen_ai_operation_name", "gen_ai_request_model")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
+def _children(family: _Family) -> Callable[..., _Family]:
+    """The family's members by the values of its labels; its own way to them costs more than counting does."""
+    return cache(family.labels)
+
+
 class Meter:
     """The families of one app, and the groups, whose states are looked up when somebody scrapes."""
 
@@ -54,87 +62,109 @@ class Meter:
         if not self._is_one_of_several:
             registry.register(self)
             ProcessCollector(registry=registry)
-        self.requests = Counter(
-            "slipstream_proxy_requests_total",
-            "Requests for answers that have ended, by how",
-            ("operation", "model", "outcome"),
-            registry=registry,
+        self.requests = _children(
+            Counter(
+                "slipstream_proxy_requests_total",
+                "Requests for answers that have ended, by how",
+                ("operation", "model", "outcome"),
+                registry=registry,
+            )
         )
-        self.errors = Counter(
-            "slipstream_proxy_errors_total",
-            "Errors that clients have been told of, on any route",
-            ("reason", "status"),
-            registry=registry,
+        self.errors = _children(
+            Counter(
+                "slipstream_proxy_errors_total",
+                "Errors that clients have been told of, on any route",
+                ("reason", "status"),
+                registry=registry,
+            )
         )
         for reason, status in every_reason():
-            self.errors.labels(reason, str(status))  # shown as 0, so that the first one is a growth
+            self.errors(reason, str(status))  # shown as 0, so that the first one is a growth
         self.open_requests = Gauge(
             "slipstream_proxy_open_requests",
             "Requests for answers that are being received or answered",
             multiprocess_mode="livesum",
             registry=registry,
         )
-        self.responses = Counter(
-            "slipstream_proxy_http_responses_total",
-            "HTTP responses, by the route as it is declared",
-            ("method", "route", "status"),
-            registry=registry,
+        self.responses = _children(
+            Counter(
+                "slipstream_proxy_http_responses_total",
+                "HTTP responses, by the route as it is declared",
+                ("method", "route", "status"),
+                registry=registry,
+            )
         )
-        self.duration = Histogram(
-            "gen_ai_server_request_duration_seconds",
-            "From the request's head to the end of its answer",
-            (*_GEN_AI, "error_type"),
-            buckets=_REQUEST_SECONDS,
-            registry=registry,
+        self.duration = _children(
+            Histogram(
+                "gen_ai_server_request_duration_seconds",
+                "From the request's head to the end of its answer",
+                (*_GEN_AI, "error_type"),
+                buckets=_REQUEST_SECONDS,
+                registry=registry,
+            )
         )
-        self.first_token = Histogram(
-            "gen_ai_server_time_to_first_token_seconds",
-            "From the request's head to the first response of a stream",
-            _GEN_AI,
-            buckets=_FIRST_TOKEN_SECONDS,
-            registry=registry,
+        self.first_token = _children(
+            Histogram(
+                "gen_ai_server_time_to_first_token_seconds",
+                "From the request's head to the first response of a stream",
+                _GEN_AI,
+                buckets=_FIRST_TOKEN_SECONDS,
+                registry=registry,
+            )
         )
-        self.time_per_token = Histogram(
-            "gen_ai_server_time_per_output_token_seconds",
-            "Mean time between the tokens of a streamed choice, one value for each request",
-            _GEN_AI,
-            buckets=_TOKEN_SECONDS,
-            registry=registry,
+        self.time_per_token = _children(
+            Histogram(
+                "gen_ai_server_time_per_output_token_seconds",
+                "Mean time between the tokens of a streamed choice, one value for each request",
+                _GEN_AI,
+                buckets=_TOKEN_SECONDS,
+                registry=registry,
+            )
         )
-        self.token_gap = Histogram(
-            "slipstream_proxy_inter_token_seconds",
-            "Time between two responses of a stream, for each token of a choice in the latter",
-            ("model",),
-            buckets=_TOKEN_SECONDS,
-            registry=registry,
+        self.token_gap = _children(
+            Histogram(
+                "slipstream_proxy_inter_token_seconds",
+                "Time between two responses of a stream, for each token of a choice in the latter",
+                ("model",),
+                buckets=_TOKEN_SECONDS,
+                registry=registry,
+            )
         )
-        self.merged_tokens = Histogram(
-            "slipstream_proxy_tokens_per_response",
-            "Tokens that reached a stream in one response of Triton",
-            ("model",),
-            buckets=_MERGED,
-            registry=registry,
+        self.merged_tokens = _children(
+            Histogram(
+                "slipstream_proxy_tokens_per_response",
+                "Tokens that reached a stream in one response of Triton",
+                ("model",),
+                buckets=_MERGED,
+                registry=registry,
+            )
         )
-        self.prompt_tokens = Histogram(
-            "slipstream_proxy_request_prompt_tokens",
-            "Tokens of a request's prompts, cached ones included",
-            ("model",),
-            buckets=_TOKENS,
-            registry=registry,
+        self.prompt_tokens = _children(
+            Histogram(
+                "slipstream_proxy_request_prompt_tokens",
+                "Tokens of a request's prompts, cached ones included",
+                ("model",),
+                buckets=_TOKENS,
+                registry=registry,
+            )
         )
-        self.cached_tokens = Histogram(
-            "slipstream_proxy_request_cached_tokens",
-            "Tokens of a request's prompts that were in the prefix cache",
-            ("model",),
-            buckets=_TOKENS,
-            registry=registry,
+        self.cached_tokens = _children(
+            Histogram(
+                "slipstream_proxy_request_cached_tokens",
+                "Tokens of a request's prompts that were in the prefix cache",
+                ("model",),
+                buckets=_TOKENS,
+                registry=registry,
+            )
         )
-        self.generated_tokens = Histogram(
-            "slipstream_proxy_request_generated_tokens",
-            "Tokens of a request's answers",
-            ("model",),
-            buckets=_TOKENS,
-            registry=registry,
+        self.generated_tokens = _children(
+            Histogram(
+                "slipstream_proxy_request_generated_tokens",
+                "Tokens of a request's answers",
+                ("model",),
+                buckets=_TOKENS,
+                registry=registry,
+            )
         )
 
     def known(self, model: str) -> str:
@@ -144,11 +174,11 @@ class Meter:
 
     def told(self, error: ApiError) -> None:
         """Count an error that a client has been told of."""
-        self.errors.labels(error.reason, str(error.status)).inc()
+        self.errors(error.reason, str(error.status)).inc()
 
     def responded(self, method: str, route: str, status: int) -> None:
         """Count a response; `route` is empty where there is none."""
-        self.responses.labels(method if method in _METHODS else "other", route or UNKNOWN, str(status)).inc()
+        self.responses(method if method in _METHODS else "other", route or UNKNOWN, str(status)).inc()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """See `prometheus_client.registry.Collector`."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
-from typing import cast
+from types import TracebackType
+from typing import Self, cast
 
 from sanic import Request
 
@@ -20,28 +21,23 @@ from proxy.errors import ApiError, InternalError
 from proxy.logs import Line
 from proxy.meter import UNKNOWN, Meter, Operation, Outcome
 from proxy.request_id import request_id
+from proxy.tracing import Tracing
 
 _log = logging.getLogger("proxy.requests")
 
 
-@contextmanager
-def observed(request: Request, operation: Operation) -> Iterator[Record]:
+def observed(request: Request, operation: Operation) -> AbstractContextManager[Record]:
     """Keep the record of `request` within the block, whatever ends it."""
     ctx = context(request)
     record = Record(request, ctx.meter, operation)
     request.ctx.record = record
-    with ctx.tracing.serving(request, record) if ctx.tracing is not None else nullcontext():
-        try:
-            yield record
-        except asyncio.CancelledError:
-            if not record.is_answered:  # clients may leave as soon as they have everything
-                record.outcome = "cancelled"
-            raise
-        except Exception as error:
-            record.fail(error)
-            raise
-        finally:
-            record.end()
+    return record if ctx.tracing is None else _traced(ctx.tracing, request, record)
+
+
+@contextmanager
+def _traced(tracing: Tracing, request: Request, record: Record) -> Iterator[Record]:
+    with tracing.serving(request, record), record:
+        yield record
 
 
 def record_of(request: Request) -> Record:
@@ -50,7 +46,7 @@ def record_of(request: Request) -> Record:
 
 
 class Record:
-    """What is known of one request so far."""
+    """What is known of one request so far. A block that is left ends the request, in the way that it is left."""
 
     def __init__(self, request: Request, meter: Meter, operation: Operation) -> None:
         self.operation = operation
@@ -68,6 +64,18 @@ class Record:
         self._last_response = 0.0
         self._num_choices = 1
         meter.open_requests.inc()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            self.fail(error)
+        elif isinstance(error, asyncio.CancelledError) and not self.is_answered:
+            self.outcome = "cancelled"  # clients may leave as soon as they have everything
+        self.end()
 
     def ask(self, model: str, *, stream: bool) -> None:
         """The request has been read: which group it asks, and how."""
@@ -102,8 +110,8 @@ class Record:
         self.seconds = perf_counter() - self._started
         meter, label = self._meter, self._meter.known(self.model)
         meter.open_requests.dec()
-        meter.requests.labels(self.operation, label, self.outcome).inc()
-        meter.duration.labels(self.operation, label, self.error_type).observe(self.seconds)
+        meter.requests(self.operation, label, self.outcome).inc()
+        meter.duration(self.operation, label, self.error_type).observe(self.seconds)
         if self.usage is not None:
             self._count_tokens(self.usage, label)
         self._log(label)
@@ -122,6 +130,8 @@ class Record:
 
     def _log(self, label: str) -> None:
         """Of what was asked for, only names that an operator gave: anything may stand in an unknown one."""
+        if not _log.isEnabledFor(logging.INFO):
+            return
         usage, first = self.usage, self.first_token_seconds
         _log.info(
             Line(
@@ -145,16 +155,16 @@ class Record:
 
     def _begin_stream(self, seconds: float) -> None:
         label = self._meter.known(self.model)
-        self._gaps = self._meter.token_gap.labels(label)
-        self._merged = self._meter.merged_tokens.labels(label)
-        self._meter.first_token.labels(self.operation, label).observe(seconds)
+        self._gaps = self._meter.token_gap(label)
+        self._merged = self._meter.merged_tokens(label)
+        self._meter.first_token(self.operation, label).observe(seconds)
         self.first_token_seconds = seconds
 
     def _count_tokens(self, usage: Usage, label: str) -> None:
-        self._meter.prompt_tokens.labels(label).observe(usage.prompt_tokens)
-        self._meter.cached_tokens.labels(label).observe(usage.cached_tokens)
-        self._meter.generated_tokens.labels(label).observe(usage.completion_tokens)
+        self._meter.prompt_tokens(label).observe(usage.prompt_tokens)
+        self._meter.cached_tokens(label).observe(usage.cached_tokens)
+        self._meter.generated_tokens(label).observe(usage.completion_tokens)
         num_gaps = usage.completion_tokens / self._num_choices - 1
         if self.first_token_seconds is not None and num_gaps > 0:
             streaming = self._last_response - self._started - self.first_token_seconds
-            self._meter.time_per_token.labels(self.operation, label).observe(streaming / num_gaps)
+            self._meter.time_per_token(self.operation, label).observe(streaming / num_gaps)
