@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -34,8 +34,7 @@ class Admission:
         self._at_once = at_once
         self._running: Counter[str] = Counter()
 
-    @contextmanager
-    def admit(self, request: Request) -> Iterator[None]:
+    def admit(self, request: Request) -> AbstractContextManager[None]:
         """Count the request as running within the block.
 
         Raises:
@@ -44,6 +43,10 @@ class Admission:
         owner = getattr(request.ctx, "owner", ANYBODY)
         self._check_running(owner)
         self._check_rate(request, owner)
+        return self._counted(owner) if self._at_once else nullcontext()
+
+    @contextmanager
+    def _counted(self, owner: str) -> Iterator[None]:
         self._running[owner] += 1
         try:
             yield

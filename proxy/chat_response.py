@@ -5,8 +5,8 @@ One `ChatAnswer` belongs to one request. It does no input or output of its own.
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
@@ -86,7 +86,7 @@ class ChatAnswer:
     """What all chunks of one answer share, and which of its choices have begun."""
 
     def __init__(self, model: str, fingerprint: str, include_usage: bool = False) -> None:
-        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.id = f"chatcmpl-{secrets.token_hex(16)}"
         self._created = int(time.time())
         self._model = model
         self._fingerprint = fingerprint

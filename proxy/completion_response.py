@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
@@ -53,7 +53,7 @@ class CompletionAnswer:
     """
 
     def __init__(self, model: str, fingerprint: str, include_usage: bool, echoes: Sequence[str] = ()) -> None:
-        self._id = f"cmpl-{uuid.uuid4().hex}"
+        self._id = f"cmpl-{secrets.token_hex(16)}"
         self._created = int(time.time())
         self._model = model
         self._fingerprint = fingerprint

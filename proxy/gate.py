@@ -34,7 +34,7 @@ def install(app: App, config: ProxyConfig, open_paths: Set[str] = HEALTH) -> Non
     cors = Cors(config.cors_origins)
     is_local = is_loopback(config.host)
 
-    async def enter(request: Request) -> HTTPResponse | None:
+    def enter(request: Request) -> HTTPResponse | None:
         if (answer := cors.preflight(request)) is not None:
             return answer
         request.app.ctx.shutdown.refuse()
@@ -44,11 +44,12 @@ def install(app: App, config: ProxyConfig, open_paths: Set[str] = HEALTH) -> Non
             cors.refuse_foreign(request)
         return None
 
-    async def leave(request: Request, response: BaseHTTPResponse) -> None:
+    def leave(request: Request, response: BaseHTTPResponse) -> None:
         context(request).meter.responded(request.method, request.uri_template or "", response.status)
         _log_other(request, response)
         response.headers[request_id.HEADER] = request_id.request_id(request)
-        response.headers.update(getattr(request.ctx, "rate_headers", {}))
+        if rate := getattr(request.ctx, "rate_headers", None):
+            response.headers.update(rate)
         cors.mark(request, response)
         request.app.ctx.shutdown.release(request)
 

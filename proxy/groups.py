@@ -111,11 +111,12 @@ class Groups:
             UnavailableError: it has, but the group is not ready, or Triton does not answer.
         """
         group = self.find(name)
-        if group is None or group.description is None:
-            await self.refresh()
-            group = self.find(name)
-        if group is not None and group.description is not None:
-            return group.description
+        if group is not None and (description := group.description) is not None:
+            return description
+        await self.refresh()
+        group = self.find(name)
+        if group is not None and (description := group.description) is not None:
+            return description
         if group is not None and group.state == "loading":
             raise UnavailableError(f"The model {name!r} is still loading: {group.reason}.", param="model")
         if self._failure is not None:

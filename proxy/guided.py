@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -65,20 +67,16 @@ class GuidedFields(msgspec.Struct, kw_only=True):
         return next(iter(asked.values()), None)
 
     def _asked(self) -> dict[str, dict[str, Any]]:
-        outputs = self.structured_outputs or StructuredOutputs()
-        given = {
-            "response_format": _of_format(self.response_format),
-            "structured_outputs": _of_outputs(outputs),
-            "guided_json": grammar_of_json(self.guided_json, "guided_json"),
-            "guided_regex": _only("regex", self.guided_regex),
-            "guided_choice": _only("choice", self.guided_choice),
-            "guided_grammar": _only("lark", self.guided_grammar),
-        }
-        return {name: grammar for name, grammar in given.items() if grammar is not None}
+        asked = {}
+        for name, grammar_of in _GRAMMARS.items():
+            value = getattr(self, name)
+            if value is not None and (grammar := grammar_of(value)) is not None:
+                asked[name] = grammar
+        return asked
 
 
-def _of_format(wanted: ResponseFormat | None) -> dict[str, Any] | None:
-    if wanted is None or wanted.type == "text":
+def _of_format(wanted: ResponseFormat) -> dict[str, Any] | None:
+    if wanted.type == "text":
         return None
     if wanted.type == "json_object":
         return {"json_object": True}
@@ -120,3 +118,14 @@ def grammar_of_json(schema: _Schema | str | None, param: str) -> dict[str, Any] 
 
 def _only(kind: str, value: Any) -> dict[str, Any] | None:
     return None if value is None else {kind: value}
+
+
+# By field, what its value asks for.
+_GRAMMARS: dict[str, Callable[[Any], dict[str, Any] | None]] = {
+    "response_format": _of_format,
+    "structured_outputs": _of_outputs,
+    "guided_json": partial(grammar_of_json, param="guided_json"),
+    "guided_regex": partial(_only, "regex"),
+    "guided_choice": partial(_only, "choice"),
+    "guided_grammar": partial(_only, "lark"),
+}

@@ -22,6 +22,8 @@ class _DuplicateKeyError(Exception):
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) == len(pairs):
+        return
     seen = set()
     for key, _ in pairs:
         if key in seen:

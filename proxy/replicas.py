@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing
 from zlib import crc32
 
 import msgspec
@@ -38,16 +38,18 @@ class Replicas:
             replica = self._choose(group, request.prompt, tried)
             tried.append(replica)
             has_begun = False
+            self._open[replica] += 1
             try:
-                with self._counted(replica):
-                    async with aclosing(self._backend.generate(replica, request)) as responses:
-                        async for pieces in responses:
-                            has_begun = True
-                            yield pieces
+                async with aclosing(self._backend.generate(replica, request)) as responses:
+                    async for pieces in responses:
+                        has_begun = True
+                        yield pieces
                 return
             except (UnavailableError, OverloadedError):
                 if has_begun or not self._others(group, tried):
                     raise
+            finally:
+                self._open[replica] -= 1
 
     async def tokenize(self, group: str, prompt: Prompt) -> Tokens:
         """See `Backend.tokenize`."""
@@ -91,22 +93,14 @@ class Replicas:
         candidates = self._others(group, tried)
         if not candidates:  # it went away since the request was let in: Triton's own answer tells how
             return group
+        if len(candidates) == 1:
+            return candidates[0]
         fewest = min(self._open[name] for name in candidates)
         idle = [name for name in candidates if self._open[name] == fewest]
         return idle[crc32(_beginning(prompt)) % len(idle)]
 
     def _others(self, group: str, tried: Collection[str]) -> list[str]:
         return [name for name in self._groups.replicas(group) if name not in tried]
-
-    @contextmanager
-    def _counted(self, replica: str) -> Iterator[None]:
-        self._open[replica] += 1
-        try:
-            yield
-        finally:
-            self._open[replica] -= 1
-            if not self._open[replica]:
-                del self._open[replica]
 
 
 def _beginning(prompt: Prompt) -> bytes:

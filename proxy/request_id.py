@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 
 from sanic import Request
 
@@ -18,6 +18,6 @@ def request_id(request: Request) -> str:
     known = getattr(request.ctx, "request_id", None)
     if known is None:
         offered = request.headers.getone(HEADER, "")
-        known = offered if _SANE.fullmatch(offered) else uuid.uuid4().hex
+        known = offered if _SANE.fullmatch(offered) else secrets.token_hex(16)
         request.ctx.request_id = known
     return str(known)

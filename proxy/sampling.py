@@ -77,7 +77,6 @@ class SamplingFields(GuidedFields, kw_only=True):
     def parameters(self, *, max_tokens: int | None, logprobs: int | None) -> dict[str, Any]:
         """The contract's `sampling_parameters`: only what the client has set."""
         given = {
-            **{name: getattr(self, name) for name in _AS_THEY_ARE},
             # vLLM writes "off" as -1 or 0; the engine gets one of them.
             "top_k": None if self.top_k is None else min(max(self.top_k, 0), INT32_MAX),
             "max_tokens": None if max_tokens is None else min(max_tokens, INT32_MAX),
@@ -86,7 +85,8 @@ class SamplingFields(GuidedFields, kw_only=True):
             "logprobs": logprobs,
             "grammar": self.grammar(),
         }
-        return {name: value for name, value in given.items() if value is not None}
+        as_they_are = {name: value for name in _AS_THEY_ARE if (value := getattr(self, name)) is not None}
+        return as_they_are | {name: value for name, value in given.items() if value is not None}
 
 
 _AS_THEY_ARE = (
