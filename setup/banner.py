@@ -31,7 +31,8 @@ def main(repository: Path, proxy: str, triton: str, metrics: str, native: str, *
     if "triton" in servers:
         print(f"  Triton     http://{triton}, metrics http://{metrics}/metrics")
     if "proxy" in servers:
-        print("\n" + CURL.format(address=proxy, group=next(iter(groups), "primary")))
+        group = "primary" if "primary" in groups or not groups else min(groups)
+        print("\n" + CURL.format(address=proxy, group=group))
     print("\nCtrl-C stops it.", flush=True)
 
 
