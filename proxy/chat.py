@@ -11,7 +11,7 @@ from proxy.backend import GenerateRequest
 from proxy.chat_request import parse
 from proxy.chat_response import ChatAnswer
 from proxy.context import context
-from proxy.errors import naming
+from proxy.errors import Naming
 from proxy.record import observed
 from proxy.request_body import receive_json
 from proxy.request_id import request_id
@@ -31,6 +31,6 @@ async def create_chat_completion(request: Request) -> HTTPResponse | None:
         answer = ChatAnswer(asked.model, model.fingerprint, asked.include_usage)
         generate = GenerateRequest(asked.prompt, asked.sampling_parameters, asked.stream, request_id(request))
         # Whatever ends this handler, a client that left included, closes the pieces: that frees the engine.
-        with naming({"grammar": asked.grammar_field}):
+        with Naming({"grammar": asked.grammar_field}):
             async with aclosing(ctx.backend.generate(asked.model, generate)) as pieces:
                 return await respond(request, ctx, answer, pieces, stream=asked.stream)

@@ -11,7 +11,7 @@ from proxy.backend import GenerateRequest
 from proxy.completion_request import CompletionRequest, parse
 from proxy.completion_response import CompletionAnswer
 from proxy.context import Context, context
-from proxy.errors import naming
+from proxy.errors import Naming
 from proxy.fan_out import generate_all
 from proxy.record import observed
 from proxy.request_body import receive_json
@@ -27,7 +27,7 @@ _FIELDS = dict.fromkeys(("text_input", "input_ids", "messages"), "prompt")
 async def create_completion(request: Request) -> HTTPResponse | None:
     """Continue one or several prompts, whole or as a stream."""
     ctx = context(request)
-    with observed(request, "text_completion") as record, ctx.admission.admit(request), naming(_FIELDS):
+    with observed(request, "text_completion") as record, ctx.admission.admit(request), Naming(_FIELDS):
         limits = ctx.config.max_choices, ctx.config.max_prompts
         asked = await receive_json(request, ctx.config, lambda body: parse(body, *limits))
         record.ask(asked.model, stream=asked.stream)
@@ -38,7 +38,7 @@ async def create_completion(request: Request) -> HTTPResponse | None:
             GenerateRequest(prompt, asked.sampling_parameters, asked.stream, request_id(request))
             for prompt in asked.prompts
         ]
-        with naming({"grammar": asked.grammar_field}):
+        with Naming({"grammar": asked.grammar_field}):
             async with aclosing(generate_all(ctx.backend, asked.model, requests, asked.num_choices)) as pieces:
                 return await respond(request, ctx, answer, pieces, stream=asked.stream)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from types import TracebackType
 from typing import ClassVar
 
 import msgspec
@@ -174,16 +174,21 @@ def every_reason() -> Iterator[tuple[str, int]]:
         yield code, kind.status
 
 
-@contextmanager
-def naming(fields: Mapping[str, str]) -> Iterator[None]:
-    """Within the block, errors name the client's fields instead of the engine's: `{engine's: client's}`."""
-    try:
-        yield
-    except ApiError as error:
-        if (theirs := error.param or "") in fields:
-            error.param = fields[theirs]
+class Naming:
+    """Within its block, errors name the client's fields instead of the engine's: `{engine's: client's}`."""
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        self._fields = fields
+
+    def __enter__(self) -> None:
+        """Leave it to the end."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, ApiError) and (theirs := error.param or "") in self._fields:
+            error.param = self._fields[theirs]
             error.message = re.sub(rf"^{theirs}\b", f"'{error.param}'", error.message)
-        raise
 
 
 class ErrorDetail(msgspec.Struct):

@@ -8,6 +8,7 @@ each writes to files in PROMETHEUS_MULTIPROC_DIR, and whichever is asked adds th
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Literal, TypeVar
@@ -45,6 +46,15 @@ _MERGED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 _GEN_AI = ("gen_ai_operation_name", "gen_ai_request_model")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class _Histogram(Histogram):
+    """Finds a value's bucket by bisection: every chunk of a stream is observed twice."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:  # noqa: ARG002 (the library's)
+        """Count `amount` in its bucket; there are no exemplars."""
+        self._sum.inc(amount)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
 
 
 def _children(family: _Family) -> Callable[..., _Family]:
@@ -95,7 +105,7 @@ class Meter:
             )
         )
         self.duration = _children(
-            Histogram(
+            _Histogram(
                 "gen_ai_server_request_duration_seconds",
                 "From the request's head to the end of its answer",
                 (*_GEN_AI, "error_type"),
@@ -104,7 +114,7 @@ class Meter:
             )
         )
         self.first_token = _children(
-            Histogram(
+            _Histogram(
                 "gen_ai_server_time_to_first_token_seconds",
                 "From the request's head to the first response of a stream",
                 _GEN_AI,
@@ -113,7 +123,7 @@ class Meter:
             )
         )
         self.time_per_token = _children(
-            Histogram(
+            _Histogram(
                 "gen_ai_server_time_per_output_token_seconds",
                 "Mean time between the tokens of a streamed choice, one value for each request",
                 _GEN_AI,
@@ -122,7 +132,7 @@ class Meter:
             )
         )
         self.token_gap = _children(
-            Histogram(
+            _Histogram(
                 "slipstream_proxy_inter_token_seconds",
                 "Time between two responses of a stream, for each token of a choice in the latter",
                 ("model",),
@@ -131,7 +141,7 @@ class Meter:
             )
         )
         self.merged_tokens = _children(
-            Histogram(
+            _Histogram(
                 "slipstream_proxy_tokens_per_response",
                 "Tokens that reached a stream in one response of Triton",
                 ("model",),
@@ -140,7 +150,7 @@ class Meter:
             )
         )
         self.prompt_tokens = _children(
-            Histogram(
+            _Histogram(
                 "slipstream_proxy_request_prompt_tokens",
                 "Tokens of a request's prompts, cached ones included",
                 ("model",),
@@ -149,7 +159,7 @@ class Meter:
             )
         )
         self.cached_tokens = _children(
-            Histogram(
+            _Histogram(
                 "slipstream_proxy_request_cached_tokens",
                 "Tokens of a request's prompts that were in the prefix cache",
                 ("model",),
@@ -158,7 +168,7 @@ class Meter:
             )
         )
         self.generated_tokens = _children(
-            Histogram(
+            _Histogram(
                 "slipstream_proxy_request_generated_tokens",
                 "Tokens of a request's answers",
                 ("model",),

@@ -11,7 +11,7 @@ from proxy import native_events
 from proxy.answering import respond
 from proxy.backend import GenerateRequest, Prompt
 from proxy.context import Context, context
-from proxy.errors import naming
+from proxy.errors import Naming
 from proxy.fan_out import generate_all
 from proxy.native_request import NativeRequest, parse
 from proxy.native_response import NativeAnswer
@@ -50,7 +50,7 @@ async def generate_stream(request: Request) -> HTTPResponse | None:
 
 async def _answer(request: Request, *, stream: bool) -> HTTPResponse | None:
     ctx = context(request)
-    with observed(request, "text_completion") as record, ctx.admission.admit(request), naming(_FIELDS):
+    with observed(request, "text_completion") as record, ctx.admission.admit(request), Naming(_FIELDS):
         asked = await receive_json(request, ctx.config, lambda body: parse(body, ctx.config.max_prompts))
         record.ask(asked.group, stream=stream)
         await ctx.groups.ready(asked.group)
@@ -59,7 +59,7 @@ async def _answer(request: Request, *, stream: bool) -> HTTPResponse | None:
             GenerateRequest(prompt, asked.sampling_parameters, stream, request_id(request)) for prompt in prompts
         ]
         answer = NativeAnswer(is_list=asked.is_list, with_metadata=asked.with_metadata)
-        with naming({"grammar": asked.grammar_field}):
+        with Naming({"grammar": asked.grammar_field}):
             async with aclosing(generate_all(ctx.backend, asked.group, requests, 1)) as pieces:
                 return await respond(request, ctx, answer, pieces, stream=stream, wire=native_events.WIRE)
 

@@ -13,7 +13,7 @@ from proxy.chat_message import ChatMessage
 from proxy.chat_request import chat_prompt
 from proxy.completion_request import TokenIds
 from proxy.context import context
-from proxy.errors import InvalidRequestError, naming
+from proxy.errors import InvalidRequestError, Naming
 from proxy.json_body import decode
 from proxy.request_body import receive_json
 
@@ -66,7 +66,7 @@ async def tokenize(request: Request) -> HTTPResponse:
     asked = await receive_json(request, ctx.config, lambda body: decode(body, _tokenize_decoder))
     prompt = _prompt(asked)
     model = await ctx.groups.ready(asked.model)
-    with naming({"text_input": "prompt"}):
+    with Naming({"text_input": "prompt"}):
         found = await ctx.backend.tokenize(asked.model, prompt)
     texts = found.texts if asked.return_token_strs else None
     return _json(TokenizeAnswer(len(found.ids), model.max_model_len, found.ids, texts))
@@ -78,7 +78,7 @@ async def detokenize(request: Request) -> HTTPResponse:
     ctx = context(request)
     asked = await receive_json(request, ctx.config, lambda body: decode(body, _detokenize_decoder))
     await ctx.groups.ready(asked.model)
-    with naming({"input_ids": "tokens"}):
+    with Naming({"input_ids": "tokens"}):
         return _json(DetokenizeAnswer(await ctx.backend.detokenize(asked.model, asked.tokens)))
 
 

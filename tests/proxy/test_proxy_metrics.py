@@ -149,6 +149,17 @@ async def test_a_client_that_leaves_as_soon_as_it_has_everything_has_been_answer
 _STREAM = {"model": "primary", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
 
+async def test_a_value_counts_in_the_first_bucket_that_can_hold_it():
+    meter = Meter(Groups(FakeBackend()))
+    for tokens in (0, 1, 1.5, 2, 256, 257):
+        meter.merged_tokens("m").observe(tokens)
+    samples = read(meter.page().decode())
+    name = "slipstream_proxy_tokens_per_response"
+    held = {bound: value(samples, f"{name}_bucket", le=bound) for bound in ("1.0", "2.0", "128.0", "256.0", "+Inf")}
+    assert held == {"1.0": 2, "2.0": 4, "128.0": 4, "256.0": 5, "+Inf": 6}
+    assert value(samples, f"{name}_sum") == 517.5
+
+
 async def test_groups_are_shown_with_whether_they_can_answer(server: Server, backend: FakeBackend):
     backend.states = [ModelState("primary", "READY"), ModelState("second", "LOADING")]
     await server.app.ctx.context.groups.refresh()
