@@ -33,6 +33,8 @@ class Recipient:
         self.number = number
         self.parameters: dict[str, str | int] = {"bundle": bundle, "recipient": number}
         self._inbox: asyncio.Queue[list[WireEvent] | Exception | None] = asyncio.Queue()
+        self._unread: list[WireEvent] | None = None  # what came by the bundle and has not been fetched
+        self._latest: dict[int, WireEvent] = {}  # of these, by choice
         self._num_bundled = 0
         self._changed = asyncio.Event()
         self._failure: ApiError | None = None
@@ -44,6 +46,7 @@ class Recipient:
             while (item := await self._inbox.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
+                self._unread = None
                 self._changed.set()
                 yield item
         finally:
@@ -51,10 +54,17 @@ class Recipient:
             await asyncio.wait([reading])
 
     def deliver(self, events: list[WireEvent]) -> None:
-        """Take what came by the bundle."""
+        """Take what came by the bundle. What a slow client has not fetched yet becomes one event for each choice."""
         self._num_bundled += len(events)
-        self._inbox.put_nowait(events)
         self._changed.set()
+        if self._unread is None:
+            self._unread, self._latest = events, {event.index: event for event in events}
+            self._inbox.put_nowait(events)
+            return
+        for event in events:
+            if event.index not in self._latest or not self._latest[event.index].take_in(event):
+                self._unread.append(event)
+                self._latest[event.index] = event
 
     def fail(self, failure: ApiError) -> None:
         """The bundle has ended early. An answer of which nothing has come by it does not depend on it."""

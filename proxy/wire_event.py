@@ -42,6 +42,19 @@ class WireEvent(msgspec.Struct):
     recipient: int = 0
     num_bundled: int = 0
 
+    def take_in(self, later: WireEvent) -> bool:
+        """Become this event and the next one of the same choice, if both are nothing but text; whether it did."""
+        if self.finish_reason or self.reasoning or self.tool_calls or later.reasoning or later.tool_calls:
+            return False
+        if later.usage is not None or later.error is not None or (self.logprobs is None) != (later.logprobs is None):
+            return False
+        self.text += later.text
+        self.num_tokens += later.num_tokens
+        self.finish_reason = later.finish_reason
+        if self.logprobs is not None and later.logprobs is not None:
+            self.logprobs += later.logprobs
+        return True
+
 
 # The events of each response of a request.
 Responses = AsyncGenerator[list[WireEvent], None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from itertools import count
 from typing import Any
 
@@ -12,9 +12,10 @@ import pytest
 import pytest_asyncio
 
 from proxy import bundles
-from proxy.backend import GenerateRequest, Piece, Prompt, Usage
+from proxy.backend import GenerateRequest, Piece, Prompt, TokenLogprob, ToolCallPart, Usage
 from proxy.errors import ApiError, InternalError, UnavailableError
 from proxy.triton_client import TritonBackend
+from proxy.wire_event import WireEvent
 from tests.proxy.fake_triton import USAGE, FakeTriton, Inputs, failure, piece, response, running
 
 STREAM = GenerateRequest(Prompt(text="Hi"), {}, True)
@@ -237,3 +238,48 @@ async def test_closing_ends_the_bundles(script: Bundling) -> None:
         await asyncio.wait([first, second], timeout=5)
         for task in (first, second):
             assert isinstance(task.exception(), ApiError)
+
+
+async def fetched(*delivered: list[WireEvent]) -> list[WireEvent]:
+    """What a client finds that fetches nothing before all this has come by the bundle, and then the last word."""
+    all_came, num_bundled = asyncio.Event(), sum(map(len, delivered))
+
+    async def own() -> AsyncGenerator[list[WireEvent], None]:
+        await all_came.wait()
+        yield [WireEvent("!", usage=Usage(1, 1), num_bundled=num_bundled)]
+
+    recipient = bundles.Recipient("", 1)
+    for events in delivered:
+        recipient.deliver(events)
+    all_came.set()
+    async with asyncio.timeout(5):
+        return [event async for events in recipient.responses(own()) for event in events]
+
+
+async def test_what_a_slow_client_has_not_fetched_waits_as_one_piece_for_each_choice() -> None:
+    words = [[WireEvent(f"{number} ", number % 2, 1)] for number in range(2000)]
+    *waited, last = await fetched(*words, [WireEvent("end", 1, 2, "stop")])
+    assert [(event.index, event.num_tokens, event.finish_reason) for event in waited] == [
+        (0, 1000, None),
+        (1, 1002, "stop"),
+    ]
+    assert waited[0].text == "".join(f"{number} " for number in range(0, 2000, 2))
+    assert waited[1].text == "".join(f"{number} " for number in range(1, 2000, 2)) + "end"
+    assert last.text == "!"
+
+
+async def test_what_is_not_just_text_waits_as_it_came() -> None:
+    call = [ToolCallPart(0, "c", "f")]
+    probable = [TokenLogprob("a", -1.0, [97], [])]
+    odd = [
+        WireEvent(reasoning="So", num_tokens=1),
+        WireEvent("a", num_tokens=1),
+        WireEvent(tool_calls=call, num_tokens=1),
+        WireEvent("b", num_tokens=1, logprobs=list(probable)),
+        WireEvent("c", num_tokens=1, logprobs=list(probable)),
+        WireEvent("d", num_tokens=1),
+    ]
+    *waited, _ = await fetched(*([event] for event in odd))
+    assert [event.text for event in waited] == ["", "a", "", "bc", "d"]
+    assert waited[3].logprobs == probable * 2
+    assert (waited[0].reasoning, waited[2].tool_calls) == ("So", call)
