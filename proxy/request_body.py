@@ -8,6 +8,7 @@ first; Sanic reads what is left of the body and throws it away, up to `drained_b
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -49,7 +50,16 @@ async def parsed(parse: Callable[[bytes], T], body: bytes) -> T:
     """What `parse` makes of the body. A large one is parsed on a thread, while the event loop serves others."""
     if len(body) < _LARGE_BYTES:
         return parse(body)
-    return await asyncio.get_running_loop().run_in_executor(_parsing, parse, body)
+    return await asyncio.get_running_loop().run_in_executor(_parsing, _uncollected, parse, body)
+
+
+def _uncollected(parse: Callable[[bytes], T], body: bytes) -> T:
+    """Without the garbage collector, which would go over millions of new lists again and again, all else waiting."""
+    gc.disable()
+    try:
+        return parse(body)
+    finally:
+        gc.enable()
 
 
 async def receive(request: Request, max_bytes: int, max_silence: float) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 from typing import Any
@@ -98,6 +99,15 @@ async def test_a_large_body_is_parsed_beside_what_else_there_is_to_do() -> None:
     await asyncio.sleep(0)
     others_went_on.set()
     assert await parsing
+
+
+async def test_a_large_body_is_parsed_without_the_garbage_collector_which_comes_back() -> None:
+    """It went over each of the body's lists again and again, and everybody waited for it."""
+    assert not await parsed(lambda _: gc.isenabled(), b" " * 1_000_000)
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        await parsed(lambda _: 1 / 0, b" " * 1_000_000)
+    assert gc.isenabled()
 
 
 async def test_brackets_without_end_are_refused_on_the_thread_of_large_bodies_too(server: Server) -> None:
