@@ -23,7 +23,8 @@ NOT_OURS = {"up", "process_resident_memory_bytes"}
 def exported() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Kind and labels of every family, by its name; `model` of the engine's goes without saying."""
     meter = Meter(Groups(FakeBackend()))
-    ours = [value for value in vars(meter).values() if isinstance(value, MetricWrapperBase)]
+    kept = [value.__wrapped__.__self__ if hasattr(value, "__wrapped__") else value for value in vars(meter).values()]
+    ours = [value for value in kept if isinstance(value, MetricWrapperBase)]
     families = {name: (family.kind, family.labels) for name, family in FAMILIES.items()}
     for metric in (*ours, workers.restarts()):
         (family,) = metric.describe()
