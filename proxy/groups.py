@@ -110,13 +110,13 @@ class Groups:
             ModelNotFoundError: the repository has no such model.
             UnavailableError: it has, but the group is not ready, or Triton does not answer.
         """
-        group = self.find(name)
-        if group is not None and (description := group.description) is not None:
+        description = self._description(name)
+        if description is None:
+            await self.refresh()
+            description = self._description(name)
+        if description is not None:
             return description
-        await self.refresh()
         group = self.find(name)
-        if group is not None and (description := group.description) is not None:
-            return description
         if group is not None and group.state == "loading":
             raise UnavailableError(f"The model {name!r} is still loading: {group.reason}.", param="model")
         if self._failure is not None:
@@ -129,6 +129,10 @@ class Groups:
             )
         reason = f": {group.reason}" if group.reason else "."
         raise UnavailableError(f"The model {name!r} is not available{reason}", param="model")
+
+    def _description(self, name: str) -> ModelDescription | None:
+        group = self.find(name)
+        return None if group is None else group.description
 
     def _refuse_to_guess(self, name: str) -> None:
         """A group that has not said anything yet may have `name` as an alias."""

@@ -11,7 +11,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Literal, TypeVar
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,8 +27,6 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.errors import ApiError, every_reason
 from proxy.groups import Groups
-
-_Family = TypeVar("_Family", Counter, Histogram)
 
 Operation = Literal["chat", "text_completion"]
 Outcome = Literal["finished", "refused", "failed", "cancelled"]
@@ -57,11 +55,6 @@ class _Histogram(Histogram):
         self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
 
 
-def _children(family: _Family) -> Callable[..., _Family]:
-    """The family's members by the values of its labels; its own way to them costs more than counting does."""
-    return cache(family.labels)
-
-
 class Meter:
     """The families of one app, and the groups, whose states are looked up when somebody scrapes."""
 
@@ -72,21 +65,15 @@ class Meter:
         if not self._is_one_of_several:
             registry.register(self)
             ProcessCollector(registry=registry)
-        self.requests = _children(
-            Counter(
-                "slipstream_proxy_requests_total",
-                "Requests for answers that have ended, by how",
-                ("operation", "model", "outcome"),
-                registry=registry,
-            )
+        self.requests = self._counter(
+            "slipstream_proxy_requests_total",
+            "Requests for answers that have ended, by how",
+            ("operation", "model", "outcome"),
         )
-        self.errors = _children(
-            Counter(
-                "slipstream_proxy_errors_total",
-                "Errors that clients have been told of, on any route",
-                ("reason", "status"),
-                registry=registry,
-            )
+        self.errors = self._counter(
+            "slipstream_proxy_errors_total",
+            "Errors that clients have been told of, on any route",
+            ("reason", "status"),
         )
         for reason, status in every_reason():
             self.errors(reason, str(status))  # shown as 0, so that the first one is a growth
@@ -96,86 +83,69 @@ class Meter:
             multiprocess_mode="livesum",
             registry=registry,
         )
-        self.responses = _children(
-            Counter(
-                "slipstream_proxy_http_responses_total",
-                "HTTP responses, by the route as it is declared",
-                ("method", "route", "status"),
-                registry=registry,
-            )
+        self.responses = self._counter(
+            "slipstream_proxy_http_responses_total",
+            "HTTP responses, by the route as it is declared",
+            ("method", "route", "status"),
         )
-        self.duration = _children(
-            _Histogram(
-                "gen_ai_server_request_duration_seconds",
-                "From the request's head to the end of its answer",
-                (*_GEN_AI, "error_type"),
-                buckets=_REQUEST_SECONDS,
-                registry=registry,
-            )
+        self.duration = self._histogram(
+            "gen_ai_server_request_duration_seconds",
+            "From the request's head to the end of its answer",
+            (*_GEN_AI, "error_type"),
+            _REQUEST_SECONDS,
         )
-        self.first_token = _children(
-            _Histogram(
-                "gen_ai_server_time_to_first_token_seconds",
-                "From the request's head to the first response of a stream",
-                _GEN_AI,
-                buckets=_FIRST_TOKEN_SECONDS,
-                registry=registry,
-            )
+        self.first_token = self._histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From the request's head to the first response of a stream",
+            _GEN_AI,
+            _FIRST_TOKEN_SECONDS,
         )
-        self.time_per_token = _children(
-            _Histogram(
-                "gen_ai_server_time_per_output_token_seconds",
-                "Mean time between the tokens of a streamed choice, one value for each request",
-                _GEN_AI,
-                buckets=_TOKEN_SECONDS,
-                registry=registry,
-            )
+        self.time_per_token = self._histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Mean time between the tokens of a streamed choice, one value for each request",
+            _GEN_AI,
+            _TOKEN_SECONDS,
         )
-        self.token_gap = _children(
-            _Histogram(
-                "slipstream_proxy_inter_token_seconds",
-                "Time between two responses of a stream, for each token of a choice in the latter",
-                ("model",),
-                buckets=_TOKEN_SECONDS,
-                registry=registry,
-            )
+        self.token_gap = self._histogram(
+            "slipstream_proxy_inter_token_seconds",
+            "Time between two responses of a stream, for each token of a choice in the latter",
+            ("model",),
+            _TOKEN_SECONDS,
         )
-        self.merged_tokens = _children(
-            _Histogram(
-                "slipstream_proxy_tokens_per_response",
-                "Tokens that reached a stream in one response of Triton",
-                ("model",),
-                buckets=_MERGED,
-                registry=registry,
-            )
+        self.merged_tokens = self._histogram(
+            "slipstream_proxy_tokens_per_response",
+            "Tokens that reached a stream in one response of Triton",
+            ("model",),
+            _MERGED,
         )
-        self.prompt_tokens = _children(
-            _Histogram(
-                "slipstream_proxy_request_prompt_tokens",
-                "Tokens of a request's prompts, cached ones included",
-                ("model",),
-                buckets=_TOKENS,
-                registry=registry,
-            )
+        self.prompt_tokens = self._histogram(
+            "slipstream_proxy_request_prompt_tokens",
+            "Tokens of a request's prompts, cached ones included",
+            ("model",),
+            _TOKENS,
         )
-        self.cached_tokens = _children(
-            _Histogram(
-                "slipstream_proxy_request_cached_tokens",
-                "Tokens of a request's prompts that were in the prefix cache",
-                ("model",),
-                buckets=_TOKENS,
-                registry=registry,
-            )
+        self.cached_tokens = self._histogram(
+            "slipstream_proxy_request_cached_tokens",
+            "Tokens of a request's prompts that were in the prefix cache",
+            ("model",),
+            _TOKENS,
         )
-        self.generated_tokens = _children(
-            _Histogram(
-                "slipstream_proxy_request_generated_tokens",
-                "Tokens of a request's answers",
-                ("model",),
-                buckets=_TOKENS,
-                registry=registry,
-            )
+        self.generated_tokens = self._histogram(
+            "slipstream_proxy_request_generated_tokens",
+            "Tokens of a request's answers",
+            ("model",),
+            _TOKENS,
         )
+
+    # A family's members are found by the values of its labels, and remembered: the library's own way to them costs more
+    # than counting does.
+    def _counter(self, name: str, meaning: str, labels: tuple[str, ...]) -> Callable[..., Counter]:
+        return cache(Counter(name, meaning, labels, registry=self._registry).labels)
+
+    def _histogram(
+        self, name: str, meaning: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+    ) -> Callable[..., Histogram]:
+        return cache(_Histogram(name, meaning, labels, buckets=buckets, registry=self._registry).labels)
 
     def known(self, model: str) -> str:
         """The name, as a label, of the group that is called so too; one word for all that are none."""

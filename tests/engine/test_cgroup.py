@@ -9,7 +9,6 @@ import pytest
 from llm import cgroup
 
 GIB = 2**30
-V1_UNLIMITED = 9223372036854771712
 
 
 def make_group(folder: Path, **files: object) -> None:

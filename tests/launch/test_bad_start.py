@@ -33,8 +33,9 @@ def test_a_port_that_is_none_is_refused(tmp_path: Path, port: str) -> None:
 
 
 def test_two_settings_with_the_same_port_are_refused(tmp_path: Path) -> None:
-    reason = refusal(tmp_path, TAKEOFF_TRITON_HTTP_PORT="18765", TAKEOFF_OPENAI_PORT="18765")
-    assert "TAKEOFF_OPENAI_PORT=18765 cannot be used: TAKEOFF_TRITON_HTTP_PORT is 18765 too" in reason
+    # below all ports that a launch of the tests draws for its other settings
+    reason = refusal(tmp_path, TAKEOFF_TRITON_HTTP_PORT="14765", TAKEOFF_OPENAI_PORT="14765")
+    assert "TAKEOFF_OPENAI_PORT=14765 cannot be used: TAKEOFF_TRITON_HTTP_PORT is 14765 too" in reason
 
 
 def test_a_host_that_is_not_this_machine_is_refused(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_signal_while_the_model_loads_leaves_nothing(
         os.kill(launch.process.pid, signal_number)
         assert launch.exit_code() == code
         # Killed, it can tell nobody: Triton ends when it notices, and a stub that loads after its load.
-        deadline = time.monotonic() + (120 if signal_number == signal.SIGKILL else 0)
+        deadline = time.monotonic() + (60 if signal_number == signal.SIGKILL else 0)
         while launch.processes() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in launch.processes()] == []

@@ -1,6 +1,8 @@
 """What a container's limits leave to this process: control groups of Linux, version 2 and version 1."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 _MOUNT = Path("/sys/fs/cgroup")
@@ -13,29 +15,27 @@ def memory_left(mount: Path = _MOUNT, membership: Path = _MEMBERSHIP) -> int | N
     A model's file stays in the system's cache after it was read, and counts as used. It is given up before a process is
     killed, so it counts as left here, as it does for Kubernetes and `docker stats`.
     """
-    left = _smallest(mount, membership, "memory", {"v2": _memory_v2, "v1": _memory_v1})
+    left = _smallest(_groups(mount, membership, "memory"), _memory_v2, _memory_v1)
     return None if left is None else max(0, int(left))
 
 
 def num_cpus(mount: Path = _MOUNT, membership: Path = _MEMBERSHIP) -> float | None:
     """Cores' worth of time that the process's groups allow it, such as 1.5; None without a limit."""
-    return _smallest(mount, membership, "cpu", {"v2": _cpus_v2, "v1": _cpus_v1})
+    return _smallest(_groups(mount, membership, "cpu"), _cpus_v2, _cpus_v1)
 
 
-def _smallest(
-    mount: Path, membership: Path, controller: str, readers: dict[str, Callable[[Path], float]]
-) -> float | None:
-    """What the tightest group leaves, of the process's own and those around it."""
+def _smallest(groups: Iterable[Path], *readers: Callable[[Path], float]) -> float | None:
+    """What the tightest group leaves. A reader finds nothing in a group of the other version."""
     limits = []
-    for version, folder in _groups(mount, membership, controller):
-        try:
-            limits.append(readers[version](folder))
-        except (OSError, ValueError):  # no such group here, or the limit is the word "max"
-            continue
+    for group, read in product(groups, readers):
+        # no such file here, or the limit is the word "max"
+        with suppress(OSError, ValueError):
+            limits.append(read(group))
     return min(limits, default=None)
 
 
-def _groups(mount: Path, membership: Path, controller: str) -> Iterator[tuple[str, Path]]:
+def _groups(mount: Path, membership: Path, controller: str) -> Iterator[Path]:
+    """The folders of the process's own group and of those around it."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:  # no Linux
@@ -44,10 +44,10 @@ def _groups(mount: Path, membership: Path, controller: str) -> Iterator[tuple[st
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        version, top = ("v1", mount / controller) if controllers else ("v2", mount)
+        top = mount / controller if controllers else mount  # version 2 names none
         # In a container the path may be the host's, of which only the top can be seen: it is the container's own.
         own = top / path.lstrip("/")
-        yield from ((version, folder) for folder in (own, *own.parents) if folder.is_relative_to(top))
+        yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(top))
 
 
 def _memory_v2(group: Path) -> int:
