@@ -24,7 +24,7 @@ from tritonclient.utils import InferenceServerException
 from proxy.backend import GenerateRequest, Load, ModelDescription, ModelState, Piece, Prompt, Pulse, Tokens
 from proxy.bundles import Bundles
 from proxy.endings import Endings
-from proxy.errors import InternalError, NeverSeenError, UnavailableError, from_kind
+from proxy.errors import InternalError, NeverSeenError, ProcessDeadError, UnavailableError, from_kind
 from proxy.triton_errors import translate
 from proxy.wire_event import Responses, WireError, WireEvent, is_final, read_events
 
@@ -151,8 +151,11 @@ class TritonBackend:
 
     def abandon(self, group: str, message: str) -> None:
         """See `Backend.abandon`."""
+        self._abandon(group, UnavailableError, message)
+
+    def _abandon(self, group: str, failure: type[UnavailableError], message: str) -> None:
         for call in list(self._calls[group]):
-            call.failure = UnavailableError(message)
+            call.failure = failure(message)
             call.call.cancel()
 
     async def load(self, group: str) -> Load:
@@ -229,14 +232,14 @@ class TritonBackend:
             async for result, error in call:
                 is_answered = error is not None or is_final(result.get_response())
                 if error is not None:
-                    self._fail(error)
+                    self._fail_call(group, error)
                 # A cancelled request ends with an empty response that only carries Triton's FINAL flag.
                 if events := read_events(result.get_response()):
                     yield events
                 if is_answered:  # who waited for the call's end here could be cancelled, and the call with it
                     return
         except (InferenceServerException, grpc.RpcError) as error:
-            self._fail(error)
+            self._fail_call(group, error)
         except asyncio.CancelledError:
             # grpc.aio raises this for a CANCELLED status from the server too; only a cancel of our own task
             # may look like a client that left.
@@ -253,6 +256,17 @@ class TritonBackend:
                 self._endings.hear(call)
             else:
                 call.cancel()  # does nothing to a call that has ended
+
+    def _fail_call(self, group: str, error: Exception) -> NoReturn:
+        """Fail a call with Triton's error. One that found the group's process dead fails all others with it.
+
+        Triton finds it out for each call anew, one after the other, a second each.
+        """
+        failure = translate(error, self._url)
+        if isinstance(failure, ProcessDeadError):
+            dead = f"The model {group!r} is not available: its process has died and is replaced. Please try again."
+            self._abandon(group, ProcessDeadError, dead)
+        raise failure from error
 
     def _fail(self, error: Exception) -> NoReturn:
         raise translate(error, self._url) from error

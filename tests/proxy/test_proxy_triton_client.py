@@ -24,7 +24,14 @@ from proxy.backend import (
     TopLogprob,
     Usage,
 )
-from proxy.errors import ApiError, DeadlineError, InternalError, InvalidRequestError, UnavailableError
+from proxy.errors import (
+    ApiError,
+    DeadlineError,
+    InternalError,
+    InvalidRequestError,
+    ProcessDeadError,
+    UnavailableError,
+)
 from proxy.fan_out import generate_all
 from proxy.triton_client import TritonBackend
 from tests.proxy.fake_triton import DESCRIPTION, USAGE, FakeTriton, failure, piece, response, running
@@ -94,7 +101,8 @@ async def leave(client: TritonBackend) -> None:
 
 
 async def several_prompts(client: TritonBackend) -> None:
-    pieces = [piece async for some in generate_all(client, "primary", [STREAM, STREAM], 1) for piece in some]
+    whole = GenerateRequest(Prompt(text="Hi"), {}, False)  # streams would share a bundle, which may be cancelled
+    pieces = [piece async for some in generate_all(client, "primary", [whole, whole], 1) for piece in some]
     assert sorted(piece.index for piece in pieces) == [0, 1]
 
 
@@ -205,6 +213,35 @@ async def test_the_engines_failure_is_raised_after_what_came_before(
         await anext(pieces)
     error = caught.value
     assert (error.status, error.message, error.code, error.param) == (status, "Why.", "some_code", "messages")
+
+
+async def test_a_call_that_finds_the_process_dead_fails_all_others_with_it(
+    client: TritonBackend, triton: FakeTriton
+) -> None:
+    """Triton found it out for each anew, a second each: a pulse behind others took more than five."""
+    may_fail = asyncio.Event()
+
+    async def script(inputs: Any, context: Any) -> AsyncIterator[Any]:
+        if inputs.get("task") == "detokenize":
+            await may_fail.wait()
+            yield failure("Stub process 'primary_0_0' is not healthy.")
+        elif inputs.get("task") != "tokenize":
+            yield response(("Hello", piece(0)))
+        await asyncio.Event().wait()
+
+    triton.script = script
+    pieces = client.generate("primary", STREAM)
+    await anext(pieces)
+    waiting = asyncio.create_task(client.tokenize("primary", Prompt(text="Hi")))
+    finding = asyncio.create_task(client.detokenize("primary", [1]))
+    await client.index()  # by the same connection, so that both have been asked
+    may_fail.set()
+    async with asyncio.timeout(2):
+        for rest in (anext(pieces), waiting):
+            with pytest.raises(ProcessDeadError, match="'primary' is not available: its process has died"):
+                await rest
+        with pytest.raises(ProcessDeadError):
+            await finding
 
 
 @pytest.mark.parametrize(
