@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark"]
 
-# Of the grammar as the client sends it. 2,700 properties fit, and compile within a second on a slow core.
+# Of the grammar as the client sends it. 2,700 required properties fit, and compile within a second on a slow core;
+# llguidance follows some 500 that may be left out.
 MAX_GRAMMAR_BYTES = 65_536
 NUM_CACHED = 128
 
@@ -134,12 +135,13 @@ class Grammars:
         for _ in range(2):
             mask = np.zeros(self._num_words, dtype=np.int32)
             matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-            reason = matcher.get_error() if matcher.is_error() else ""
-            if reason or not mask.any():
+            allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+            if not matcher.is_error() and len(allowed):
+                matcher.consume_token(int(allowed[0]))
+            if matcher.is_error() or not len(allowed):
+                reason = matcher.get_error()
                 is_dead_end = not reason or "NoExtension" in reason
                 raise _refusal(grammar, "no answer can follow it" if is_dead_end else reason)
-            first = int(np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))[0])
-            matcher.consume_token(first)
             if matcher.is_stopped():
                 return
 
