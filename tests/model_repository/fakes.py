@@ -62,6 +62,7 @@ class RecordingWriter:
     def __init__(self) -> None:
         self.responses: list[list[Event]] = []
         self.is_finished = False
+        self.num_acknowledged = 0
         self.client_left = False
         self.cannot_be_asked = False
         self.breaks = False
@@ -78,6 +79,11 @@ class RecordingWriter:
                 raise RuntimeError("the sender is broken")
             self.responses.append(events)
             self._changed.notify_all()
+
+    def acknowledge(self) -> None:
+        with self._changed:
+            assert not self.is_finished, "acknowledged after the final response"
+            self.num_acknowledged += 1
 
     def is_cancelled(self) -> bool:
         if self.cannot_be_asked:

@@ -40,6 +40,7 @@ def test_streams_share_responses_and_the_last_word_comes_by_each_ones_own_way(en
         assert sum(event.body["num_tokens"] for event in pieces) == 40
         assert last.body["usage"]["completion_tokens"] == 40
         assert all(event.body["finish_reason"] is None for event in pieces[:-1])
+    assert bundle.num_acknowledged == 1
     # One for each pass, if Python does not change threads in the middle of one; without bundles eight.
     assert len(bundle.responses) < 3 * 40
 

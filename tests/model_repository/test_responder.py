@@ -28,6 +28,16 @@ def test_text_reason_and_usage_are_the_same_streamed_and_whole(engine: Engine, r
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
+def test_a_request_is_acknowledged_once_and_before_anything_else(engine: Engine, responder: Responder, is_stream: bool):
+    waiting = ask(responder, "A", is_stream=is_stream, max_tokens=20)
+    wait_until(lambda: waiting.num_acknowledged)
+    assert waiting.responses == []
+    start(engine)
+    waiting.wait_finished()
+    assert waiting.num_acknowledged == 1
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
 def test_a_stop_string_ends_a_choice_and_the_engine_drops_it(engine: Engine, responder: Responder, is_stream: bool):
     start(engine)
     writer = ask(responder, "A", is_stream=is_stream, stop=("FG",), n=2)

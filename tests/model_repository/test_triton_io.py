@@ -159,6 +159,13 @@ def test_events_become_two_tensors_of_one_length():
     assert (flags, nothing, final) == (0, None, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
+@pytest.mark.parametrize(("asked", "number"), [(True, 1), (False, 0), (1, 0), ("yes", 0), (None, 0)])
+def test_a_request_is_acknowledged_if_it_asks_for_that(asked: object, number: int):
+    triton_request = request(text_input="x", parameters={"acknowledge": asked})
+    ResponseWriter(triton_request).acknowledge()
+    assert [(sent.output_tensors, flags) for sent, flags in triton_request.sender.sent] == [([], 0)] * number
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -63,7 +63,7 @@ async def test_a_request_crosses_as_the_contract_has_it(client: TritonBackend, t
     (inputs,) = triton.requests
     assert inputs.pop("messages") == '[{"role":"user","content":"Hi 🙂"}]'
     assert json.loads(inputs.pop("sampling_parameters")) == {"temperature": 0.5, "stop": ["a"]}
-    assert inputs == {"model": "primary", "id": "id-1", "stream": True}
+    assert inputs == {"model": "primary", "id": "id-1", "stream": True, "acknowledge": True}
 
 
 async def test_pieces_arrive_response_by_response(client: TritonBackend) -> None:

@@ -17,6 +17,9 @@ class Writer(Protocol):
     def send(self, events: list[Event], *, is_final: bool) -> None:
         """Send one response; without events it must be the final one."""
 
+    def acknowledge(self) -> None:
+        """Send an empty response if the client has asked for one as soon as its request is taken."""
+
     def is_cancelled(self) -> bool:
         """Whether the client has left."""
 

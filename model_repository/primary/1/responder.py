@@ -138,6 +138,8 @@ class Responder:
             self._reply_now(bundle.writer, error_event(error))
         else:
             self._bundles[bundle.name] = bundle
+            with suppress(Exception):  # nothing has gone wrong but the way to the client, which is asked after
+                bundle.writer.acknowledge()
 
     def _end(self, bundle: Bundle) -> None:
         """Close it, and cancel whatever has said something by it: the rest would be missed."""
@@ -159,8 +161,10 @@ class Responder:
     def _serve(self, channel: Channel) -> None:
         if channel.is_closed:
             return
-        self._polled.add(channel)
         try:
+            if channel not in self._polled:
+                self._polled.add(channel)
+                channel.writer.acknowledge()
             self._respond(channel)
         except Exception:
             log.exception("an answer could not be sent; the request ends here")

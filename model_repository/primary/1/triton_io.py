@@ -257,6 +257,7 @@ class ResponseWriter:
 
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
+        self._is_to_acknowledge = _own_parameters(request).get("acknowledge") is True
 
     def send(self, events: list[Event], *, is_final: bool) -> None:
         """See `channel.Writer`."""
@@ -267,6 +268,11 @@ class ResponseWriter:
         texts = _string_tensor("text_output", [event.text for event in events])
         bodies = _string_tensor("event", [_to_json(event.body) for event in events])
         self._sender.send(pb_utils.InferenceResponse(output_tensors=[texts, bodies]), flags=flags)
+
+    def acknowledge(self) -> None:
+        """See `channel.Writer`."""
+        if self._is_to_acknowledge:
+            self._sender.send(pb_utils.InferenceResponse(output_tensors=[]))
 
     def is_cancelled(self) -> bool:
         """See `channel.Writer`."""
