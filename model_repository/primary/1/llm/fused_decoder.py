@@ -7,6 +7,7 @@ takes over only where it was seen to compute what the model's own code computes:
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,13 +23,7 @@ _HEAD_NORMS = {"q_norm", "k_norm"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
-@dataclass(frozen=True)
-class _Norm:
-    weight: torch.Tensor
-    eps: float
-
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+_Norm = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -162,7 +157,17 @@ def _read_layer(layer: Any, rule: HeadRule) -> _Layer:
 
 
 def _read_norm(norm: Any) -> _Norm:
-    return _Norm(norm.weight.detach(), norm.variance_epsilon)
+    weight, eps = norm.weight.detach(), norm.variance_epsilon
+    if weight.device.type == "cpu" and weight.dtype == torch.float32:
+        return partial(_rms_norm, weight, torch.full((1,), eps))
+    return partial(rms_norm, normalized_shape=weight.shape, weight=weight, eps=eps)
+
+
+def _rms_norm(weight: torch.Tensor, eps: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """What torch's does on a CPU in some nine operations, in five."""
+    length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+    scale = torch.addcmul(eps, length, length, value=1 / len(weight)).rsqrt_()
+    return hidden.mul(scale).mul_(weight)
 
 
 def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:

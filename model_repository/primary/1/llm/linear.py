@@ -123,17 +123,19 @@ class Int8Linear:
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._scales = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-        rounded = (weight / self._scales[:, None]).round().to(torch.int8)
+        scales = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        rounded = (weight / scales[:, None]).round().to(torch.int8)
         self._packed: Any = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self._scales = scales / 127
         self._zero_points = torch.zeros(len(weight), dtype=torch.int32)
         self._bias = bias
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
-        scales = torch.linalg.vector_norm(rows, float("inf"), dim=-1, keepdim=True).mul_(1 / 127).clamp_(min=1e-30)
+        # torch's infinity norm of 32 rows takes ten times as long: as much as half of the product.
+        largest = rows.abs().amax(dim=-1, keepdim=True)
         product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-            (rows / scales).round_().add_(_SHIFT).to(_ROW_TYPE),
+            _rounded(rows, largest),
             1.0,
             _SHIFT,
             self._packed,
@@ -147,8 +149,17 @@ class Int8Linear:
             [],
             "",
         )
-        product.mul_(scales)
+        product.mul_(largest)
         return product if self._bias is None else product.add_(self._bias)
+
+
+_HALF_UP = torch.tensor(_SHIFT + 0.5)
+
+
+def _rounded(rows: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    """Rows as integers of -127 to 127, shifted. Of a row of zeros any will do: the product is multiplied by zero."""
+    scaled = torch.addcdiv(_HALF_UP, rows, largest, value=127)
+    return (scaled if _SHIFT else scaled.floor_()).to(_ROW_TYPE)  # which cuts off, and only what is positive
 
 
 class PackedModule(torch.nn.Module):
