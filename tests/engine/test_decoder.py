@@ -8,8 +8,10 @@ import torch
 from llm.attention import IMPLEMENTATION
 from llm.decoder import TransformersDecoder, build_decoder
 from llm.fused_decoder import FusedDecoder
-from llm.linear import Int8Linear, choose_pack, plain_linear
+from llm.int8_linear import Int8Linear
+from llm.linear import choose_pack, plain_linear
 from llm.probe import Probe, probe_layers
+from llm.tiled_int8_linear import TiledInt8Linear
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.engine.tiny_models import FAMILIES
@@ -75,12 +77,17 @@ def test_a_model_of_the_same_parts_that_computes_otherwise_keeps_its_own_pass(fa
     assert torch.allclose(logits(decoder), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_rows_of_8_bits_do_not_depend_on_the_rows_beside_them():
+NEEDS_VNNI = pytest.mark.skipif(not TiledInt8Linear.is_supported(), reason="this CPU has no AVX-512 VNNI")
+BITS_8 = [Int8Linear, pytest.param(TiledInt8Linear, marks=NEEDS_VNNI)]
+
+
+@pytest.mark.parametrize("form", BITS_8)
+def test_rows_of_8_bits_do_not_depend_on_the_rows_beside_them(form: Any):
     """torch's dynamic quantisation has one scale for all rows: beside a row of large numbers, a small one was lost."""
     generator = torch.Generator().manual_seed(1)
     weight, bias = torch.randn(48, 32, generator=generator), torch.randn(48, generator=generator)
     rows = torch.randn(5, 32, generator=generator) * torch.tensor([1.0, 10.0, 1e-3, 3.0, 1e4])[:, None]
-    linear = Int8Linear(weight, bias)
+    linear = form(weight, bias)
     together = linear(rows)
     for row, result in zip(rows, together, strict=True):
         assert torch.equal(linear(row[None])[0], result)
@@ -88,15 +95,17 @@ def test_rows_of_8_bits_do_not_depend_on_the_rows_beside_them():
         assert (result - wanted).norm() < 0.02 * (weight @ row).norm()
 
 
-def test_a_row_and_an_output_of_zeros_stay_zeros_in_8_bits():
+@pytest.mark.parametrize("form", BITS_8)
+def test_a_row_and_an_output_of_zeros_stay_zeros_in_8_bits(form: Any):
     weight = torch.randn(48, 32, generator=torch.Generator().manual_seed(2))
     weight[7] = 0.0
-    result = Int8Linear(weight, None)(torch.cat([torch.zeros(1, 32), torch.ones(1, 32)]))
+    result = form(weight, None)(torch.cat([torch.zeros(1, 32), torch.ones(1, 32)]))
     assert torch.equal(result[0], torch.zeros(48))
     assert result[1, 7] == 0.0
 
 
-def test_8_bits_are_not_left_to_a_slow_reference_implementation():
+@pytest.mark.parametrize("form", BITS_8)
+def test_8_bits_are_not_left_to_a_slow_reference_implementation(form: Any):
     """A CPU of VNNI without AMX has no products of signed rows: they took a thousand times as long as float32."""
 
     def best_of_5(linear: Any) -> float:
@@ -108,7 +117,31 @@ def test_8_bits_are_not_left_to_a_slow_reference_implementation():
         return min(once() for _ in range(5))
 
     rows, weight = torch.randn(8, 576), torch.randn(960, 576)
-    assert best_of_5(Int8Linear(weight, None)) < 50 * best_of_5(plain_linear(weight, None))
+    assert best_of_5(form(weight, None)) < 50 * best_of_5(plain_linear(weight, None))
+
+
+@NEEDS_VNNI
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (31, 7), (64, 64), (65, 130), (100, 2051)])
+@pytest.mark.parametrize("has_bias", [False, True])
+@torch.inference_mode()
+def test_tiles_of_8_bits_compute_what_onednn_does(outputs: int, inputs: int, has_bias: bool):
+    weight, bias = torch.randn(outputs, inputs), torch.randn(outputs) if has_bias else None
+    rows = torch.randn(29, 2 * inputs)[:, ::2] * torch.logspace(-3, 3, 29)[:, None]
+    ours, theirs = TiledInt8Linear(weight, bias)(rows), Int8Linear(weight, bias)(rows)
+    # A number that lies between two integers may be rounded to either.
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=0.02 * float(theirs.abs().max()) / inputs**0.5)
+    for first, last in [(0, 1), (1, 3), (3, 6), (6, 10), (10, 29)]:
+        assert torch.equal(TiledInt8Linear(weight, bias)(rows[first:last]), ours[first:last])
+
+
+@NEEDS_VNNI
+def test_a_row_without_numbers_stays_without_in_8_bits_and_alone():
+    rows = torch.ones(3, 8)
+    rows[0, 3], rows[2, 1] = torch.nan, torch.inf
+    result = TiledInt8Linear(torch.randn(32, 8), None)(rows)
+    assert result[0].isnan().all()
+    assert result[1].isfinite().all()
+    assert not result[2].isfinite().any()
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "phi3"])

@@ -7,7 +7,10 @@ import torch
 
 from llm.attention import AttentionBatch, HeadRule
 from llm.fused_decoder import FusedDecoder, has_known_shape
+from llm.kv_cache import KVCache
 from llm.linear import Pack, pack_modules
+from llm.operations import choose_operations
+from llm.paged_batch import DecodeAttention
 from llm.probe import Probe
 
 log = logging.getLogger(__name__)
@@ -53,12 +56,24 @@ def build_decoder(model: Any, rules: dict[int, HeadRule], pack: Pack) -> Decoder
     """The fastest pass for a model; its linear layers are packed, after which the model itself is of no more use."""
     own = TransformersDecoder(model)
     if has_known_shape(model):
-        fused = FusedDecoder(model, rules)
+        fused = FusedDecoder(model, rules, choose_operations(model.device, model.dtype))
         if _agree(fused, own, model):
             fused.pack(pack)
             return fused
     pack_modules(model, pack)
     return own
+
+
+def compile_decoder(decoder: Decoder, cache: KVCache, attention: DecodeAttention | None, max_rows: int) -> Decoder:
+    """The same with programs for passes in which every sequence adds one token, where it is made of compiled steps."""
+    if attention is None or not isinstance(decoder, FusedDecoder):
+        return decoder
+    from llm.compiled_decoder import CompiledDecoder  # compiles, as `attention` did
+    from llm.cpu_attention import CpuDecodeAttention
+
+    if not isinstance(attention, CpuDecodeAttention) or not CompiledDecoder.suits(decoder):
+        return decoder
+    return CompiledDecoder(decoder, cache, attention, max_rows)
 
 
 def _agree(fused: Decoder, own: Decoder, model: Any) -> bool:
@@ -67,7 +82,7 @@ def _agree(fused: Decoder, own: Decoder, model: Any) -> bool:
     expected = own(token_ids, positions, positions, Probe()).float()
     try:
         error = float((fused(token_ids, positions, positions, Probe()).float() - expected).norm() / expected.norm())
-    except RuntimeError as mismatch:  # shapes that do not fit, such as a rotary embedding of a part of each head
+    except RuntimeError as mismatch:  # shapes that do not fit
         log.info("%s keeps its own forward pass: %s", type(model).__name__, mismatch)
         return False
     if error >= _TOLERANCE[model.dtype]:

@@ -5,16 +5,15 @@ the matrix products. This one joins the layers that read the same input and keep
 takes over only where it was seen to compute what the model's own code computes: see `llm.decoder.build_decoder`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch.nn.functional import rms_norm
 
 from llm.attention import AttentionBatch, HeadRule
 from llm.linear import JoinedLinear, Pack
+from llm.operations import Activation, Norm, Operations
 
 _MODEL = {"embed_tokens", "layers", "norm", "rotary_emb"}
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -23,25 +22,25 @@ _HEAD_NORMS = {"q_norm", "k_norm"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
-_Norm = Callable[[torch.Tensor], torch.Tensor]
-
-
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
+    """The parts of a layer, in the order in which they compute."""
+
     rule: HeadRule
-    input_norm: _Norm
+    input_norm: Norm
     qkv: JoinedLinear
-    query_norm: _Norm | None
-    key_norm: _Norm | None
+    query_norm: Norm | None
+    key_norm: Norm | None
     has_rope: bool
     attention_out: JoinedLinear
-    mlp_norm: _Norm
+    mlp_norm: Norm
     gate_up: JoinedLinear
-    activation: Callable[[torch.Tensor], torch.Tensor]
+    activation: Activation
     down: JoinedLinear
 
     @property
     def linears(self) -> tuple[JoinedLinear, ...]:
+        """Its matrix products."""
         return self.qkv, self.attention_out, self.gate_up, self.down
 
 
@@ -51,59 +50,65 @@ class FusedDecoder:
     Args:
         model: a causal language model for which `has_known_shape` holds.
         rules: what each layer asks of its attention.
+        operations: how the model's device computes the rest.
     """
 
-    def __init__(self, model: Any, rules: Mapping[int, HeadRule]) -> None:
+    def __init__(self, model: Any, rules: Mapping[int, HeadRule], operations: Operations) -> None:
         body = model.model
-        self._embed = body.embed_tokens
         self._rotary = body.rotary_emb
-        self._layers = [_read_layer(layer, rules[number]) for number, layer in enumerate(body.layers)]
-        self._norm = _read_norm(body.norm)
-        self._head = JoinedLinear([model.lm_head])
-        self._head_dim: int = body.layers[0].self_attn.head_dim
+        self._operations = operations
+        self.embed: torch.nn.Embedding = body.embed_tokens
+        self.layers = [_read_layer(layer, rules[number]) for number, layer in enumerate(body.layers)]
+        self.norm = _read_norm(body.norm)
+        self.head = JoinedLinear([model.lm_head])
+        self.head_dim: int = body.layers[0].self_attn.head_dim
 
     def pack(self, pack: Pack) -> None:
         """Take all weights over in a faster form; the transformers model can be dropped afterwards."""
-        for layer in self._layers:
+        for layer in self.layers:
             for linear in layer.linears:
                 linear.pack(pack)
-        self._head.pack(pack)
+        self.head.pack(pack)
 
     def __call__(
         self, token_ids: torch.Tensor, positions: torch.Tensor, sampled: torch.Tensor, batch: AttentionBatch
     ) -> torch.Tensor:
         """See `llm.decoder.Decoder`."""
-        hidden = self._embed(token_ids)
-        cos, sin = self._rotary(hidden[None], positions[None])
+        hidden = self.embed(token_ids)
+        rope = self.rope(positions)
+        for number, layer in enumerate(self.layers):
+            normed = self._operations.normalise(hidden, layer.input_norm)
+            layer.attention_out.add_to(hidden, self._attend(number, layer, normed, rope, batch))
+            joined = layer.gate_up(self._operations.normalise(hidden, layer.mlp_norm))
+            layer.down.add_to(hidden, self._operations.gate(joined, layer.activation))
+        return self.head(self._operations.normalise(hidden[sampled], self.norm))
+
+    def rope(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine for `Operations.rotate` at `positions` `[tokens]`."""
+        cos, sin = self._rotary(self.embed.weight[:1, None], positions[None])
+        if cos.shape[-1] != self.head_dim:
+            raise RuntimeError(f"its rotary embedding is of {cos.shape[-1]} of {self.head_dim} numbers of a head")
         sin[..., : sin.shape[-1] // 2].neg_()
-        rope = cos[0, :, None], sin[0, :, None]
-        for number, layer in enumerate(self._layers):
-            hidden += self._attend(number, layer, layer.input_norm(hidden), rope, batch)
-            gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
-            hidden += layer.down(layer.activation(gate).mul_(up))
-        return self._head(self._norm(hidden[sampled]))
+        return cos[0], sin[0]
 
     def _attend(
         self,
         number: int,
-        layer: _Layer,
+        layer: Layer,
         hidden: torch.Tensor,
         rope: tuple[torch.Tensor, torch.Tensor],
         batch: AttentionBatch,
     ) -> torch.Tensor:
-        num_query, num_key = (width // self._head_dim for width in layer.qkv.widths[:2])
+        num_query, num_key = (width // self.head_dim for width in layer.qkv.widths[:2])
         joined = layer.qkv(hidden)
-        queries_keys = joined.view(len(hidden), -1, self._head_dim)[:, : num_query + num_key]
         if layer.query_norm is not None and layer.key_norm is not None:
-            query, key = queries_keys[:, :num_query], queries_keys[:, num_query:]
-            query.copy_(layer.query_norm(query))
-            key.copy_(layer.key_norm(key))
+            self._operations.normalise_heads(joined, 0, num_query, layer.query_norm)
+            self._operations.normalise_heads(joined, num_query, num_key, layer.key_norm)
         if layer.has_rope:
-            _rotate(queries_keys, *rope)
-        attended = batch.attend(
-            number, queries_keys[:, :num_query], joined[:, num_query * self._head_dim :], layer.rule
-        )
-        return layer.attention_out(attended.flatten(1))
+            self._operations.rotate(joined, num_query + num_key, *rope)
+        query = joined[:, : num_query * self.head_dim].view(len(joined), num_query, self.head_dim)
+        attended = batch.attend(number, query, joined[:, num_query * self.head_dim :], layer.rule)
+        return attended.flatten(1)
 
 
 def has_known_shape(model: Any) -> bool:
@@ -139,9 +144,9 @@ def _names(module: Any) -> set[str]:
     return {name for name, _ in module.named_children()} if isinstance(module, torch.nn.Module) else set()
 
 
-def _read_layer(layer: Any, rule: HeadRule) -> _Layer:
+def _read_layer(layer: Any, rule: HeadRule) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    return _Layer(
+    return Layer(
         rule=rule,
         input_norm=_read_norm(layer.input_layernorm),
         qkv=JoinedLinear([attention.q_proj, attention.k_proj, attention.v_proj]),
@@ -156,24 +161,5 @@ def _read_layer(layer: Any, rule: HeadRule) -> _Layer:
     )
 
 
-def _read_norm(norm: Any) -> _Norm:
-    weight, eps = norm.weight.detach(), norm.variance_epsilon
-    if weight.device.type == "cpu" and weight.dtype == torch.float32:
-        return partial(_rms_norm, weight, torch.full((1,), eps))
-    return partial(rms_norm, normalized_shape=weight.shape, weight=weight, eps=eps)
-
-
-def _rms_norm(weight: torch.Tensor, eps: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """What torch's does on a CPU in some nine operations, in five."""
-    length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
-    scale = torch.addcmul(eps, length, length, value=1 / len(weight)).rsqrt_()
-    return hidden.mul(scale).mul_(weight)
-
-
-def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """Rotary position embedding of `[tokens, heads, dim]` in place, in which a pair is half a head apart.
-
-    `sin` is negative in the first half of `dim`.
-    """
-    partner = heads.roll(heads.shape[-1] // 2, dims=-1)
-    heads.mul_(cos).addcmul_(partner, sin)
+def _read_norm(norm: Any) -> Norm:
+    return Norm(norm.weight.detach(), norm.variance_epsilon)

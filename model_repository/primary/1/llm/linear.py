@@ -1,15 +1,17 @@
 """Linear layers in the form that the device multiplies fastest by the few rows of a decode pass.
 
-On a CPU a pass over 8 rows spends most of its time on weights that are read once; MKL's own layout of a matrix and
-8-bit weights shorten that. Runs on the engine thread.
+On a CPU a pass over 8 rows spends most of its time on weights that are read once; how they lie in memory, and in how
+many bits, decides how long. Runs on the engine thread.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.nn.functional import linear, pad
+
+from llm.int8_linear import Int8Linear
 
 # `[rows, inputs]` to `[rows, outputs]`.
 Linear = Callable[[torch.Tensor], torch.Tensor]
@@ -20,9 +22,13 @@ Pack = Callable[[torch.Tensor, torch.Tensor | None], Linear]
 # number of rows from 1 to 512 (benchmarks/bench_linear.py).
 _EXPECTED_ROWS = 256
 
-# Rows of 8 bits are shifted to be unsigned, which is what VNNI multiplies by signed weights. Without VNNI such products
-# are added up in 16 bits, which overflow.
-_SHIFT, _ROW_TYPE = (128, torch.uint8) if torch.cpu._is_vnni_supported() else (0, torch.int8)
+
+@runtime_checkable
+class AddingLinear(Protocol):
+    """A `Linear` that adds as it multiplies."""
+
+    def add_to(self, sums: torch.Tensor, rows: torch.Tensor) -> None:
+        """See `JoinedLinear.add_to`."""
 
 
 class JoinedLinear:
@@ -33,14 +39,23 @@ class JoinedLinear:
 
     def __init__(self, parts: Sequence[torch.nn.Linear]) -> None:
         self.widths = [part.out_features for part in parts]
+        self.has_bias = any(part.bias is not None for part in parts)
         self._parts = list(parts)
-        self._packed: Linear | None = None
+        self.packed: Linear | None = None
+        self._adding: AddingLinear | None = None
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """`[rows, inputs]` to `[rows, sum(widths)]`."""
-        if self._packed is not None:
-            return self._packed(rows)
+        if self.packed is not None:
+            return self.packed(rows)
         return torch.cat([part(rows) for part in self._parts], dim=-1)
+
+    def add_to(self, sums: torch.Tensor, rows: torch.Tensor) -> None:
+        """Add what `rows` `[rows, inputs]` give to `sums` `[rows, sum(widths)]`, in place."""
+        if self._adding is not None:
+            self._adding.add_to(sums, rows)
+        else:
+            sums += self(rows)
 
     def pack(self, pack: Pack) -> None:
         """Take the layers' weights over in a faster form; the layers themselves are let go of."""
@@ -49,18 +64,24 @@ class JoinedLinear:
         weights = tuple(part.weight.detach() for part in self._parts)
         weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         bias = None if None in biases else torch.cat(tuple(part.bias.detach() for part in self._parts))
-        self._packed = pack(weight, bias)
+        self.packed = pack(weight, bias)
+        self._adding = self.packed if isinstance(self.packed, AddingLinear) else None
         self._parts.clear()
 
 
 def choose_pack(device: torch.device, dtype: torch.dtype, quant_type: str) -> Pack:
     """The fastest form that was measured for this device."""
     if quant_type == "int8":
-        return Int8Linear
+        from llm.tiled_int8_linear import TiledInt8Linear  # compiles, which nothing else needs
+
+        return TiledInt8Linear if TiledInt8Linear.is_supported() else Int8Linear
     if device.type == "cpu" and dtype == torch.float32:
-        # MKL keeps its AVX-512 kernels for Intel's own CPUs; oneDNN goes by what a CPU can do.
         if torch._C.has_mkl and "Intel" in torch.cpu.get_capabilities()["cpu_name"]:
             return MklLinear
+        if torch.cpu._is_avx2_supported():
+            from llm.tiled_linear import TiledLinear  # likewise
+
+            return TiledLinear
         if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return OneDnnLinear
     if device.type == "cpu" and dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -112,54 +133,6 @@ class OneDnnLinear:
             rows = pad(rows, (0, 0, 0, -num_rows % _ROW_STEP))
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
         return product[:num_rows]
-
-
-class Int8Linear:
-    """8-bit weights, scaled for each output, times rows that are rounded to 8 bits, scaled for each row.
-
-    A row is scaled by its own largest number, so that it does not depend on the rows beside it; torch's dynamic
-    quantisation takes one scale for all rows, which can leave nothing of a row of small numbers. The products are
-    sums of integers and therefore exact. The zero point takes the shift back out of them.
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        scales = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-        rounded = (weight / scales[:, None]).round().to(torch.int8)
-        self._packed: Any = torch.ops.onednn.qlinear_prepack(rounded, None)
-        self._scales = scales / 127
-        self._zero_points = torch.zeros(len(weight), dtype=torch.int32)
-        self._bias = bias
-
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """See `Linear`."""
-        # torch's infinity norm of 32 rows takes ten times as long: as much as half of the product.
-        largest = rows.abs().amax(dim=-1, keepdim=True)
-        product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-            _rounded(rows, largest),
-            1.0,
-            _SHIFT,
-            self._packed,
-            self._scales,
-            self._zero_points,
-            None,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
-        )
-        product.mul_(largest)
-        return product if self._bias is None else product.add_(self._bias)
-
-
-_HALF_UP = torch.tensor(_SHIFT + 0.5)
-
-
-def _rounded(rows: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-    """Rows as integers of -127 to 127, shifted. Of a row of zeros any will do: the product is multiplied by zero."""
-    scaled = torch.addcdiv(_HALF_UP, rows, largest, value=127)
-    return (scaled if _SHIFT else scaled.floor_()).to(_ROW_TYPE)  # which cuts off, and only what is positive
 
 
 class PackedModule(torch.nn.Module):

@@ -19,7 +19,7 @@ from llm.block_pool import BlockPool
 from llm.chat_prompt import ChatPrompt
 from llm.config import EngineConfig
 from llm.cuda_runner import CudaRunner
-from llm.decoder import build_decoder
+from llm.decoder import build_decoder, compile_decoder
 from llm.dialect import Dialect
 from llm.engine import Engine, ModelLimits, Runner
 from llm.errors import InvalidRequestError, ModelLoadError
@@ -31,6 +31,7 @@ from llm.malloc import give_back_freed_memory
 from llm.memory import free_memory, is_out_of_memory
 from llm.model_files import find_model
 from llm.model_runner import ModelRunner
+from llm.paged_batch import find_decode_attention
 from llm.probe import probe_layers
 from llm.request import SamplingParams
 from llm.sampler import Sampler
@@ -142,7 +143,9 @@ def _load(config: EngineConfig, device: torch.device, listener: Listener | None)
     cache = KVCache(layers, num_blocks, block_size=block_size, dtype=dtype, device=device)
     runner: Runner
     if attend is None:
-        runner = ModelRunner(decoder, cache, device)
+        decode_attention = find_decode_attention(rules.values(), block_size, dtype, device)
+        decoder = compile_decoder(decoder, cache, decode_attention, config.max_batch_size)
+        runner = ModelRunner(decoder, cache, device, decode_attention)
     else:
         runner = CudaRunner(decoder, cache, attend)
         runner.record(max_rows=config.max_batch_size, longest=max_model_len)

@@ -1,8 +1,9 @@
 """One pass's attention over the paged KV cache. Engine thread."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Protocol
 
 import torch
 
@@ -24,8 +25,40 @@ class Extent:
         return self.start + self.num_tokens
 
 
+class DecodeAttention(Protocol):
+    """Attends over the cache where it lies, with one query for each sequence."""
+
+    def __call__(
+        self, query: torch.Tensor, cache: torch.Tensor, blocks: torch.Tensor, ends: torch.Tensor, rule: HeadRule
+    ) -> torch.Tensor:
+        """Attend to the first `ends` `[rows]` tokens of each sequence.
+
+        Args:
+            query: `[rows, heads, key_dim]`.
+            cache: the layer's, `[num_blocks, block_size, width]`.
+            blocks: the sequences' block tables `[rows, blocks]`.
+            ends: how many tokens each has.
+            rule: what the layer asks for.
+
+        Returns:
+            `[rows, heads, value_dim]`.
+        """
+
+
+def find_decode_attention(
+    rules: Iterable[HeadRule], block_size: int, dtype: torch.dtype, device: torch.device
+) -> DecodeAttention | None:
+    """The compiled one, where it can do what the layers ask for."""
+    is_plain = all(rule.softcap is None and rule.sinks is None for rule in rules)
+    if not is_plain or dtype != torch.float32 or device.type != "cpu":
+        return None
+    from llm.cpu_attention import CpuDecodeAttention  # compiles, which nothing else needs
+
+    return CpuDecodeAttention(rules, block_size)
+
+
 @dataclass(frozen=True)
-class _DecodeGroup:
+class DecodeGroup:
     """Sequences with one new token each and block tables of similar length, computed in one call.
 
     Attributes:
@@ -44,17 +77,28 @@ class _DecodeGroup:
 class PagedBatch:
     """One pass over the cache: writes the new keys and values, then attends sequence by sequence.
 
-    Sequences that add one token are stacked by length, so that a short one is padded to less than twice its own
-    length; longer chunks (prefill) go one by one.
+    Sequences that add one token go together. Where torch attends, they are stacked by length, so that a short one is
+    padded to less than twice its own length. Longer chunks (prefill) go one by one.
 
     Args:
         extents: the sequences, in the order of their tokens in the pass.
+        decode_attention: attends for those that add one token; None: torch does.
+
+    Attributes:
+        slots: where in the cache the pass's tokens go `[tokens]`, block number x block size + offset.
     """
 
-    def __init__(self, cache: KVCache, extents: Sequence[Extent], device: torch.device) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        extents: Sequence[Extent],
+        device: torch.device,
+        decode_attention: DecodeAttention | None = None,
+    ) -> None:
         self._cache = cache
         self._device = device
-        self._slots = self._slot_mapping(extents)
+        self._decode_attention = decode_attention
+        self.slots = self._slot_mapping(extents)
         self._prefills: list[tuple[int, Extent]] = []
         decodes: list[tuple[int, Extent]] = []
         offset = 0
@@ -64,11 +108,16 @@ class PagedBatch:
         self._groups = self._group_decodes(decodes)
         self._prefill_biases: dict[tuple[int, int | None], torch.Tensor] = {}
 
+    @property
+    def whole_pass(self) -> DecodeGroup | None:
+        """The sequences, where each adds one token and all go together."""
+        return self._groups[0] if not self._prefills and self._groups[0].tokens is None else None
+
     def attend(self, layer: int, query: torch.Tensor, key_value: torch.Tensor, rule: HeadRule) -> torch.Tensor:
         """See `AttentionBatch`."""
-        self._cache.write(layer, self._slots, key_value)
-        if not self._prefills and self._groups[0].tokens is None:
-            return self._decode(layer, self._groups[0], query, rule)
+        self._cache.write(layer, self.slots, key_value)
+        if self.whole_pass is not None:
+            return self._decode(layer, self.whole_pass, query, rule)
         tokens, heads, _ = query.shape
         out = query.new_empty(tokens, heads, rule.shape.value_dim)
         for group in self._groups:
@@ -87,12 +136,12 @@ class PagedBatch:
         ]
         return torch.tensor(slots, device=self._device)
 
-    def _group_decodes(self, decodes: list[tuple[int, Extent]]) -> list[_DecodeGroup]:
+    def _group_decodes(self, decodes: list[tuple[int, Extent]]) -> list[DecodeGroup]:
         def num_blocks(decode: tuple[int, Extent]) -> int:
             return -(-decode[1].end // self._cache.block_size)
 
         def bucket(decode: tuple[int, Extent]) -> int:
-            return (num_blocks(decode) - 1).bit_length()
+            return (num_blocks(decode) - 1).bit_length() if self._decode_attention is None else 0
 
         groups = []
         for _, members in groupby(sorted(decodes, key=bucket), key=bucket):
@@ -102,7 +151,7 @@ class PagedBatch:
             # Padding reads block 0; the bias hides whatever lies there.
             tables = [(list(extent.block_table[:width]) + [0] * width)[:width] for _, extent in rows]
             groups.append(
-                _DecodeGroup(
+                DecodeGroup(
                     tokens=None if is_whole_pass else torch.tensor([o for o, _ in rows], device=self._device),
                     blocks=torch.tensor(tables, device=self._device),
                     ends=torch.tensor([extent.end for _, extent in rows], device=self._device),
@@ -110,7 +159,9 @@ class PagedBatch:
             )
         return groups
 
-    def _decode(self, layer: int, group: _DecodeGroup, query: torch.Tensor, rule: HeadRule) -> torch.Tensor:
+    def _decode(self, layer: int, group: DecodeGroup, query: torch.Tensor, rule: HeadRule) -> torch.Tensor:
+        if self._decode_attention is not None:
+            return self._decode_attention(query, self._cache.layers[layer], group.blocks, group.ends, rule)
         keys, values = rule.shape.split(self._cache.read(layer, group.blocks))
         rows, length, kv_heads, _ = keys.shape
         if rule.window not in group.biases:

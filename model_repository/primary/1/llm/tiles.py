@@ -1,0 +1,113 @@
+"""What linear layers on a CPU have in common that keep their weights in tiles, in the order in which they are read.
+
+A few rows take as long as their weights take to come from memory, many as long as the multiplications. So a tile is as
+many outputs as fill two registers: a thread reads it from its first input to its last, and keeps the sums of several
+rows in registers meanwhile. A row's sums are added up in the same order whatever rows are beside it, so that its result
+does not depend on them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba.extending
+import torch
+from llvmlite import ir
+from numba.core import cgutils
+
+from llm.compiled import inlined, take
+from llm.intrinsics import num_threads, thread_number
+
+# 32-bit numbers in a register, and rows at a time: their sums take 16 registers of 32, or 12 of 16.
+LANES, ROWS = (16, 8) if torch.cpu._is_avx512_supported() else (8, 6)
+TILE = 2 * LANES
+
+intrinsic: Callable[[Callable[..., Any]], Any] = numba.extending.intrinsic
+
+
+def tiled(weight: torch.Tensor, group: int) -> torch.Tensor:
+    """`[outputs, inputs]` as tiles `[tiles, inputs / group, TILE, group]`; zeros stand for what they lack."""
+    outputs, inputs = weight.shape
+    padded = torch.nn.functional.pad(weight, (0, -inputs % group, 0, -outputs % TILE))
+    return padded.view(len(padded) // TILE, TILE, -1, group).transpose(1, 2).contiguous()
+
+
+@inlined
+def take_tile(arguments: Any, num_tiles: Any, turn: Any) -> Any:
+    """A tile for this thread, or -1. In turn 0 of its own share, which lies in one piece, then what is left of others'.
+
+    So a thread whose core is taken meanwhile keeps nobody waiting.
+    """
+    threads = num_threads()
+    owner = (thread_number() + turn) % threads
+    tile = num_tiles * owner // threads + take(arguments, owner)
+    return tile if tile < num_tiles * (owner + 1) // threads else -1
+
+
+class TileCode:
+    """Adds to code that is being made: the sums of some rows and a tile, in registers.
+
+    Args:
+        builder: numba's.
+        number: the kind of a sum.
+    """
+
+    def __init__(self, builder: Any, number: Any) -> None:
+        self.builder = builder
+        self.vector = ir.VectorType(number, LANES)
+        self._integer = ir.IntType(64)
+
+    def place(self, base: Any, index: Any, kind: Any) -> Any:
+        """A pointer to the 32 bits of that index behind an address."""
+        index = self._integer(index) if isinstance(index, int) else index
+        return self.builder.inttoptr(
+            self.builder.add(base, self.builder.mul(index, self._integer(4))), kind.as_pointer()
+        )
+
+    def at(self, stride: Any, row: int) -> Any:
+        """Where a row begins."""
+        return self.builder.mul(stride, self._integer(row))
+
+    def load(self, base: Any, first: Any, vector: Any = None) -> list[Any]:
+        """The two registers' numbers from an index on."""
+        starts = (self.builder.add(first, self._integer(half * LANES)) for half in (0, 1))
+        return [self.builder.load(self.place(base, start, vector or self.vector), align=4) for start in starts]
+
+    def store(self, values: list[Any], base: Any, first: Any) -> None:
+        """The same, written."""
+        for half, value in enumerate(values):
+            start = self.builder.add(first, self._integer(half * LANES))
+            self.builder.store(value, self.place(base, start, value.type), align=4)
+
+    def spread(self, number: Any) -> Any:
+        """A register full of one number."""
+        vector = ir.VectorType(number.type, LANES)
+        nothing, first = ir.Constant(vector, ir.Undefined), ir.IntType(32)(0)
+        all_lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        return self.builder.shuffle_vector(self.builder.insert_element(nothing, number, first), nothing, all_lanes)
+
+    def sums(
+        self,
+        starts: list[list[Any]],
+        count: Any,
+        weights: Callable[[Any], list[Any]],
+        value: Callable[[int, Any], Any],
+        multiply_add: Callable[[Any, Any, Any], Any],
+    ) -> list[list[Any]]:
+        """The sums of some rows, from `starts`, over so many inputs, or groups of them.
+
+        Args:
+            starts: for each row two registers.
+            count: how many.
+            weights: the tile's two registers, by the input.
+            value: the register of a row's input.
+            multiply_add: value, weight and sum to the new sum.
+        """
+        builder = self.builder
+        registers = [[cgutils.alloca_once_value(builder, half) for half in row] for row in starts]
+        with cgutils.for_range(builder, count) as loop:
+            halves = weights(loop.index)
+            for row, sums in enumerate(registers):
+                spread = value(row, loop.index)
+                for half, weight in zip(sums, halves, strict=True):
+                    builder.store(multiply_add(spread, weight, builder.load(half)), half)
+        return [[builder.load(half) for half in row] for row in registers]

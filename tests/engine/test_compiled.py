@@ -1,0 +1,150 @@
+"""The compiled loops compute what torch does, in any number of threads, and what is compiled finds its place."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from llm.attention import HeadRule, attention
+from llm.compiled import ParallelLoop, take
+from llm.cpu_attention import CpuDecodeAttention
+from llm.cpu_operations import CpuOperations
+from llm.intrinsics import address, exp, num_threads, thread_number
+from llm.kv_cache import LayerShape
+from llm.operations import Norm, TorchOperations
+from numba import carray
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCK_SIZE = 32
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 300])
+@torch.inference_mode()
+def test_operations_compute_what_torchs_do(rows: int):
+    ours, theirs = CpuOperations(), TorchOperations()
+    hidden, weight = torch.randn(rows, 576) * 10, torch.randn(576)
+    norm = Norm(weight, 1e-5)
+    torch.testing.assert_close(ours.normalise(hidden, norm), theirs.normalise(hidden, norm))
+    heads = Norm(weight[:64], 1e-5)
+    ours.normalise_heads(normed := hidden.clone(), 2, 5, heads)
+    theirs.normalise_heads(hidden, 2, 5, heads)
+    torch.testing.assert_close(normed, hidden)
+    joined = torch.randn(rows, 2 * 100) * 20
+    for activation in (torch.nn.SiLU(), torch.nn.GELU()):
+        torch.testing.assert_close(ours.gate(joined.clone(), activation), theirs.gate(joined.clone(), activation))
+    heads, cos, sin = torch.randn(rows, 5 * 64), torch.randn(rows, 64), torch.randn(rows, 64)
+    rotated = heads.clone()
+    theirs.rotate(rotated, 3, cos, sin)
+    ours.rotate(heads, 3, cos, sin)
+    torch.testing.assert_close(heads, rotated)
+
+
+@torch.inference_mode()
+def test_operations_keep_infinities_and_nan_in_their_rows():
+    rows = torch.ones(3, 64)
+    rows[0, 5], rows[1, 5] = torch.inf, torch.nan
+    normed = CpuOperations().normalise(rows, Norm(torch.ones(64), 1e-5))
+    assert torch.equal(normed.isnan().any(dim=1), torch.tensor([True, True, False]))
+    joined = torch.tensor([[-200.0, 200.0, torch.inf, torch.nan] + [2.0] * 4])
+    gated = CpuOperations().gate(joined, torch.nn.SiLU())
+    torch.testing.assert_close(gated, torch.tensor([[0.0, 400.0, torch.inf, torch.nan]]), equal_nan=True)
+
+
+def test_the_exponential_is_exact_to_two_last_places():
+    numbers = np.concatenate([np.linspace(-87, 88, 100_001), np.linspace(-1e-3, 1e-3, 1001)]).astype(np.float32)
+    wanted = np.exp(numbers.astype(np.float64))
+    got = np.array([exp(number) for number in numbers])
+    assert np.max(np.abs(got - wanted) / np.spacing(wanted.astype(np.float32))) <= 2
+
+
+@pytest.mark.parametrize("lengths", [[1], [33], [300], [5, 64, 65], [1, 2, 3, 40, 500, 31, 32]])
+@pytest.mark.parametrize("window", [None, 1, 20, 32, 40])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "key_dim", "value_dim"), [(9, 3, 64, 64), (4, 4, 16, 16), (8, 1, 24, 40)]
+)
+@torch.inference_mode()
+def test_attention_over_the_cache_computes_what_torchs_does(
+    lengths: list[int], window: int | None, heads: int, kv_heads: int, key_dim: int, value_dim: int
+):
+    """What lies in the blocks behind a sequence's end, or before its window, is not looked at."""
+    rule = HeadRule(LayerShape(kv_heads, key_dim, value_dim), 0.3, window, None, None)
+    width, num_blocks = max(-(-length // BLOCK_SIZE) for length in lengths), 40
+    cache = torch.full((num_blocks, BLOCK_SIZE, rule.shape.width), torch.nan)
+    free = iter(torch.randperm(num_blocks - 1) + 1)
+    tables = torch.zeros(len(lengths), width, dtype=torch.long)
+    query = torch.randn(len(lengths), heads + 2, key_dim)[:, :heads]
+    wanted = []
+    for row, length in enumerate(lengths):
+        seen = torch.randn(length, rule.shape.width)
+        for position in range(length):
+            if position % BLOCK_SIZE == 0:
+                tables[row, position // BLOCK_SIZE] = next(free)
+            cache[tables[row, position // BLOCK_SIZE], position % BLOCK_SIZE] = seen[position]
+        keys, values = rule.shape.split(seen[-window:] if window else seen)
+        grouped = query[row].view(kv_heads, -1, 1, key_dim).transpose(1, 2)[:, 0]
+        result = attention(
+            grouped[None], keys.transpose(0, 1)[None], values.transpose(0, 1)[None], torch.zeros(1, 1, 1, 1), rule
+        )
+        wanted.append(result.reshape(heads, value_dim))
+    attend = CpuDecodeAttention([rule], BLOCK_SIZE)
+    torch.testing.assert_close(attend(query, cache, tables, torch.tensor(lengths), rule), torch.stack(wanted))
+
+
+@ParallelLoop
+def _mark(arguments: Any) -> None:
+    numbers = carray(arguments, 3)
+    marks = carray(address(numbers[1]), numbers[0], np.int64)
+    threads = carray(address(numbers[2]), 64, np.int64)
+    place = take(arguments, 0)
+    while place < numbers[0]:
+        marks[place] += 1
+        threads[thread_number()] = num_threads()
+        place = take(arguments, 0)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_what_is_taken_is_taken_once_whatever_the_threads(num_threads: int):
+    marks, threads = torch.zeros(100_000, dtype=torch.long), torch.zeros(64, dtype=torch.long)
+    for _ in range(20):
+        _mark(num_threads, len(marks), marks.data_ptr(), threads.data_ptr())
+    assert torch.equal(marks, torch.full_like(marks, 20))
+    assert int(threads.max()) == num_threads
+
+
+_NORM = "from llm.operations import Norm; from llm.cpu_operations import CpuOperations; import torch; "
+
+
+def test_the_loops_run_in_torchs_own_pool():
+    """A pool of its own would fight torch's for the cores: each spins while the other works."""
+    code = (
+        "CpuOperations().normalise(torch.ones(64, 4096), Norm(torch.ones(4096), 1e-5)); torch.ones(64, 4096).exp(); "
+        "print({line.split()[-1] for line in open('/proc/self/maps') if 'gomp' in line})"
+    )
+    assert _python(_NORM + code).count("libgomp") == 1
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_what_is_compiled_is_kept_where_that_can_be(tmp_path: Path, is_kept: bool):
+    """A container's file system may be read-only."""
+    folder = tmp_path / "cache"
+    if not is_kept:
+        folder.write_text("not a folder")
+    code = "print(float(CpuOperations().normalise(torch.ones(1, 4), Norm(torch.ones(4), 0.0)).sum()))"
+    assert _python(_NORM + code, TAKEOFF_CACHE_DIR=str(folder)) == "4.0"
+    assert any(folder.glob("compiled/*/*/*.nbc")) == is_kept
+
+
+def _python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "model_repository/primary/1"), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
