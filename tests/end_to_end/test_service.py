@@ -107,6 +107,7 @@ def test_clients_that_leave_free_their_places_within_a_second(base_url: str, cli
         "stream": stream,
         "temperature": 0,
         "logit_bias": None,
+        "ignore_eos": True,  # to the end of the context
     }
 
     def leave(_: int) -> None:
