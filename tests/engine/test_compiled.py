@@ -138,6 +138,22 @@ def test_what_is_compiled_is_kept_where_that_can_be(tmp_path: Path, is_kept: boo
     assert any(folder.glob("compiled/*/*/*.nbc")) == is_kept
 
 
+def test_tiles_of_a_cpu_with_half_as_wide_registers_compute_the_same(tmp_path: Path):
+    """AVX2, which the machines that run these tests may have grown out of."""
+    code = (
+        "import torch; torch.cpu._is_avx512_supported = lambda: False\n"
+        "from llm.tiles import LANES; from llm.tiled_linear import TiledLinear; torch.manual_seed(1)\n"
+        "weight, bias, rows = torch.randn(70, 2100), torch.randn(70), torch.randn(27, 2100)\n"
+        "layer = TiledLinear(weight, bias); product = layer(rows)\n"
+        "torch.testing.assert_close(product, torch.nn.functional.linear(rows, weight, bias), rtol=1e-4, atol=1e-3)\n"
+        "assert all(torch.equal(layer(row[None])[0], alone) for row, alone in zip(rows, product))\n"
+        "print(LANES)"
+    )
+    features = "+avx2,+fma,+bmi,+bmi2,+popcnt,+sse4.2,+f16c"
+    narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": features, "TAKEOFF_CACHE_DIR": str(tmp_path)}
+    assert _python(code, **narrow) == "8"
+
+
 def _python(code: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code],

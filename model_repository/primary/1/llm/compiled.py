@@ -146,11 +146,11 @@ def _cache_folder() -> Path | None:
     sources = blake2b(digest_size=8)
     for file in sorted(Path(__file__).parent.glob("*.py")):
         sources.update(file.read_bytes())
-    root = Path(os.environ.get("TAKEOFF_CACHE_DIR") or "~/.cache/slipstream").expanduser()
-    folder = root / "compiled" / sources.hexdigest()
+    root = os.environ.get("TAKEOFF_CACHE_DIR") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/slipstream"
     try:
+        folder = Path(root).expanduser() / "compiled" / sources.hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # the latter where there is no home
         return None
     return folder if os.access(folder, os.W_OK) else None
 
