@@ -9,7 +9,7 @@ from llm.attention import AttentionBatch, HeadRule
 from llm.fused_decoder import FusedDecoder, has_known_shape
 from llm.kv_cache import KVCache
 from llm.linear import Pack, pack_modules
-from llm.operations import choose_operations
+from llm.operations import Operations, TorchOperations
 from llm.paged_batch import DecodeAttention
 from llm.probe import Probe
 
@@ -56,7 +56,7 @@ def build_decoder(model: Any, rules: dict[int, HeadRule], pack: Pack) -> Decoder
     """The fastest pass for a model; its linear layers are packed, after which the model itself is of no more use."""
     own = TransformersDecoder(model)
     if has_known_shape(model):
-        fused = FusedDecoder(model, rules, choose_operations(model.device, model.dtype))
+        fused = FusedDecoder(model, rules, _choose_operations(model.device, model.dtype))
         if _agree(fused, own, model):
             fused.pack(pack)
             return fused
@@ -74,6 +74,15 @@ def compile_decoder(decoder: Decoder, cache: KVCache, attention: DecodeAttention
     if not isinstance(attention, CpuDecodeAttention) or not CompiledDecoder.suits(decoder):
         return decoder
     return CompiledDecoder(decoder, cache, attention, max_rows)
+
+
+def _choose_operations(device: torch.device, dtype: torch.dtype) -> Operations:
+    """The fastest that were measured for this device."""
+    if device.type == "cpu" and dtype == torch.float32:
+        from llm.cpu_operations import CpuOperations  # compiles, which nothing else needs
+
+        return CpuOperations()
+    return TorchOperations()
 
 
 def _agree(fused: Decoder, own: Decoder, model: Any) -> bool:

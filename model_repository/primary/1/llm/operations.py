@@ -60,12 +60,3 @@ class TorchOperations:
         heads = joined.view(rows, -1, head_dim)[:, :count]
         partner = heads.roll(head_dim // 2, dims=-1)
         heads.mul_(cos[:, None]).addcmul_(partner, sin[:, None])
-
-
-def choose_operations(device: torch.device, dtype: torch.dtype) -> Operations:
-    """The fastest that were measured for this device."""
-    if device.type == "cpu" and dtype == torch.float32:
-        from llm.cpu_operations import CpuOperations  # compiles, which nothing else needs
-
-        return CpuOperations()
-    return TorchOperations()
