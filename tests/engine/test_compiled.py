@@ -138,6 +138,22 @@ def test_what_is_compiled_is_kept_where_that_can_be(tmp_path: Path, is_kept: boo
     assert any(folder.glob("compiled/*/*/*.nbc")) == is_kept
 
 
+def test_what_is_kept_is_found_again(tmp_path: Path):
+    """The products were compiled at each start, and each left another file behind."""
+    code = (
+        "import torch; from llm.tiled_linear import TiledLinear; from llm.tiled_int8_linear import TiledInt8Linear\n"
+        "forms = [TiledLinear] + [TiledInt8Linear] * TiledInt8Linear.is_supported()\n"
+        "print([form(torch.ones(1, 1), None)(torch.ones(1, 1)).item() for form in forms])\n"
+        "from llm.cpu_attention import CpuDecodeAttention; from llm.attention import HeadRule\n"
+        "from llm.kv_cache import LayerShape\n"
+        "CpuDecodeAttention([HeadRule(LayerShape(1, 8, 8), None, None, None, None)], 32)"
+    )
+    _python(code, TAKEOFF_CACHE_DIR=str(tmp_path))
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nb?")}
+    _python(code, TAKEOFF_CACHE_DIR=str(tmp_path))
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nb?")} == kept
+
+
 def test_tiles_of_a_cpu_with_half_as_wide_registers_compute_the_same(tmp_path: Path):
     """AVX2, which the machines that run these tests may have grown out of."""
     code = (

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 
-_intrinsic: Callable[[Callable[..., Any]], Any] = numba.extending.intrinsic
+intrinsic: Callable[[Callable[..., Any]], Any] = numba.extending.intrinsic
 _inlined: Callable[[Callable[..., Any]], Any] = njit(fastmath={"contract"}, error_model="numpy")
 
 libgomp = ctypes.CDLL("libgomp.so.1")
@@ -29,7 +29,7 @@ num_threads: Any = types.ExternalFunction("omp_get_num_threads", types.int32())
 barrier: Any = types.ExternalFunction("GOMP_barrier", types.void())
 
 
-@_intrinsic
+@intrinsic
 def address(_typing: Any, _number: Any) -> Any:
     """An integer as a pointer, which `numba.carray` makes an array of."""
 
@@ -39,7 +39,7 @@ def address(_typing: Any, _number: Any) -> Any:
     return types.voidptr(types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def float_of(_typing: Any, _bits: Any) -> Any:
     """The float32 that has these 32 bits."""
 
@@ -49,7 +49,7 @@ def float_of(_typing: Any, _bits: Any) -> Any:
     return types.float32(types.int32), generate
 
 
-@_intrinsic
+@intrinsic
 def fetch_and_add_one(_typing: Any, _pointer: Any, _place: Any) -> Any:
     """What the number at a place was, before it is one more: no two threads get the same."""
 
@@ -60,7 +60,7 @@ def fetch_and_add_one(_typing: Any, _pointer: Any, _place: Any) -> Any:
     return types.int64(types.CPointer(types.int64), types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def call(_typing: Any, _function: Any, _arguments: Any) -> Any:
     """Call the compiled loop at an address with its arguments, which lie at another."""
 
@@ -82,7 +82,7 @@ def emit_prefetch(builder: Any, pointer: Any) -> None:
     builder.call(function, [builder.bitcast(pointer, cgutils.voidptr_t), integer(0), integer(3), integer(1)])
 
 
-@_intrinsic
+@intrinsic
 def prefetch(_typing: Any, _address: Any) -> Any:
     """Have the cache line at an address fetched meanwhile."""
 

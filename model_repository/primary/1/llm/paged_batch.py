@@ -1,6 +1,6 @@
 """One pass's attention over the paged KV cache. Engine thread."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Protocol
@@ -46,7 +46,7 @@ class DecodeAttention(Protocol):
 
 
 def find_decode_attention(
-    rules: Iterable[HeadRule], block_size: int, dtype: torch.dtype, device: torch.device
+    rules: Collection[HeadRule], block_size: int, dtype: torch.dtype, device: torch.device
 ) -> DecodeAttention | None:
     """The compiled one, where it can do what the layers ask for."""
     is_plain = all(rule.softcap is None and rule.sinks is None for rule in rules)

@@ -10,8 +10,8 @@ from numba import carray, types
 
 from llm.compiled import ParallelLoop, Scratch, Step, exact_loop, inlined
 from llm.int8_linear import quantise
-from llm.intrinsics import address, float_of, num_threads, thread_number
-from llm.tiles import ROWS, TILE, TileCode, intrinsic, take_tile, tiled
+from llm.intrinsics import address, float_of, intrinsic, num_threads, thread_number
+from llm.tiles import TILE, TileCode, Tiled, by_rows, take_tile, tiled
 
 # Inputs that one instruction multiplies and adds up. It takes rows as unsigned, and so shifted.
 _GROUP, _SHIFT = 4, 128
@@ -19,48 +19,29 @@ _GROUP, _SHIFT = 4, 128
 _F32, _I32, _U64 = np.float32, np.int32, np.uint64
 
 
-class TiledInt8Linear:
+class TiledInt8Linear(Tiled):
     """What `llm.int8_linear.Int8Linear` computes, without oneDNN: faster, above all for few rows."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         rounded, scales = quantise(weight)
-        self._num_outputs, self._num_inputs = weight.shape
-        self._tiles = tiled(rounded, _GROUP)
-        missing = len(self._tiles) * TILE - len(weight)
-        pad = torch.nn.functional.pad
-        self._scales = pad(scales / 127, (0, missing))
+        super().__init__(tiled(rounded, _GROUP), len(weight), bias)
+        self._num_inputs = weight.shape[1]
+        padding = (0, self.width - len(weight))
+        self._scales = torch.nn.functional.pad(scales / 127, padding)
         # What the rows' shift adds to each sum, taken off in advance.
-        self._starts = pad(rounded.sum(dim=1, dtype=torch.int32) * -_SHIFT, (0, missing))
-        self._has_bias = bias is not None
-        self._bias = weight.new_zeros(len(self._scales))
-        if bias is not None:
-            self._bias[: len(weight)] = bias
+        self._starts = torch.nn.functional.pad(rounded.sum(dim=1, dtype=torch.int32) * -_SHIFT, padding)
 
     @staticmethod
     def is_supported() -> bool:
         """Whether this CPU has the instruction."""
         return bool(torch.cpu._is_avx512_supported() and torch.cpu._is_vnni_supported())
 
-    @property
-    def width(self) -> int:
-        """See `llm.tiled_linear.TiledLinear`."""
-        return len(self._scales)
-
-    @property
-    def is_whole(self) -> bool:
-        """See `llm.tiled_linear.TiledLinear`."""
-        return self.width == self._num_outputs
-
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """See `llm.linear.Linear`."""
         out = rows.new_empty(len(rows), self.width)
         for step in self.steps(rows.contiguous(), out, lambda _, *shape, dtype: torch.empty(*shape, dtype=dtype)):
             step.run()
-        return out if self.is_whole else out[:, : self._num_outputs].contiguous()
-
-    def add_to(self, sums: torch.Tensor, rows: torch.Tensor) -> None:
-        """See `llm.linear.JoinedLinear.add_to`."""
-        sums += self(rows)
+        return self._outputs(out)
 
     def steps(self, rows: torch.Tensor, out: torch.Tensor, scratch: Scratch, *, adds: bool = False) -> list[Step]:
         """See `llm.tiled_linear.TiledLinear`."""
@@ -101,43 +82,6 @@ def _round(arguments: Any) -> None:
             out[_U64(row * width + i)] = np.uint8(_I32(source[_U64(row * inputs + i)] * scale + _F32(_SHIFT + 0.5)))
         for i in range(inputs, width):
             out[row * width + i] = 0
-
-
-@cache
-def _loop() -> ParallelLoop:
-    several, four, two, one = _product(ROWS), _product(4), _product(2), _product(1)
-
-    def multiply(arguments: Any) -> None:
-        numbers = carray(arguments, 11)
-        rows, groups, num_tiles, adds = numbers[0], numbers[1], numbers[2], numbers[3]
-        rounded, largest, tiles, starts = numbers[4], numbers[5], numbers[6], numbers[7]
-        scales, bias, out = numbers[8], numbers[9], numbers[10]
-        width = num_tiles * TILE
-        for turn in range(num_threads()):
-            tile = take_tile(arguments, num_tiles, turn)
-            while tile >= 0:
-                here = 4 * TILE * tile
-                row = 0
-                while row < rows:
-                    at, part, to = rounded + 4 * row * groups, tiles + here * groups, out + 4 * row * width + here
-                    added, stride = (to, width) if adds else (bias + here, 0)
-                    factors = largest + 4 * row
-                    left = rows - row
-                    if left >= ROWS:
-                        several(at, groups, part, starts + here, scales + here, factors, added, stride, to, width)
-                        row += ROWS
-                    elif left >= 4:
-                        four(at, groups, part, starts + here, scales + here, factors, added, stride, to, width)
-                        row += 4
-                    elif left >= 2:
-                        two(at, groups, part, starts + here, scales + here, factors, added, stride, to, width)
-                        row += 2
-                    else:
-                        one(at, groups, part, starts + here, scales + here, factors, added, stride, to, width)
-                        row += 1
-                tile = take_tile(arguments, num_tiles, turn)
-
-    return exact_loop(multiply)
 
 
 def _product(num_rows: int) -> Any:
@@ -193,3 +137,33 @@ def _product(num_rows: int) -> Any:
         return types.void(*[types.int64] * 10), generate
 
     return product
+
+
+# A loop that finds these as globals is found again among what is kept; one that encloses them is not.
+_multiply_rows = by_rows(_product)
+
+
+def _multiply(arguments: Any) -> None:
+    numbers = carray(arguments, 11)
+    rows, groups, num_tiles, adds = numbers[0], numbers[1], numbers[2], numbers[3]
+    rounded, largest, tiles, starts = numbers[4], numbers[5], numbers[6], numbers[7]
+    scales, bias, out = numbers[8], numbers[9], numbers[10]
+    width = num_tiles * TILE
+    for turn in range(num_threads()):
+        tile = take_tile(arguments, num_tiles, turn)
+        while tile >= 0:
+            here = 4 * TILE * tile
+            row = 0
+            while row < rows:
+                at, part, to = rounded + 4 * row * groups, tiles + here * groups, out + 4 * row * width + here
+                added, stride = (to, width) if adds else (bias + here, 0)
+                factors = largest + 4 * row
+                row += _multiply_rows(
+                    rows - row, at, groups, part, starts + here, scales + here, factors, added, stride, to, width
+                )
+            tile = take_tile(arguments, num_tiles, turn)
+
+
+@cache
+def _loop() -> ParallelLoop:
+    return exact_loop(_multiply)

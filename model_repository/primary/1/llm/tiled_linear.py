@@ -8,8 +8,8 @@ from llvmlite import ir
 from numba import carray, types
 
 from llm.compiled import ParallelLoop, Scratch, Step
-from llm.intrinsics import emit_prefetch, num_threads
-from llm.tiles import LANES, ROWS, TILE, TileCode, intrinsic, take_tile, tiled
+from llm.intrinsics import emit_prefetch, intrinsic, num_threads
+from llm.tiles import LANES, ROWS, TILE, TileCode, Tiled, by_rows, take_tile, tiled
 
 # Inputs at a time, so that their part of a tile stays in a core's second-level cache while all rows go over it.
 _INPUTS = 2048
@@ -19,32 +19,18 @@ _PREFETCHING_ROWS = 24
 _NEVER = 62
 
 
-class TiledLinear:
+class TiledLinear(Tiled):
     """A `llm.linear.Linear`."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._num_outputs = len(weight)
-        self._tiles = tiled(weight, 1)
+        super().__init__(tiled(weight, 1), len(weight), bias)
         self._has_bias = bias is not None
-        self._bias = weight.new_zeros(len(self._tiles) * TILE)
-        if bias is not None:
-            self._bias[: len(weight)] = bias
-
-    @property
-    def width(self) -> int:
-        """Numbers in a row of what `steps` write: the outputs, filled up to whole tiles."""
-        return len(self._bias)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the outputs are whole tiles."""
-        return self.width == self._num_outputs
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """See `llm.linear.Linear`."""
         out = rows.new_empty(len(rows), self.width)
         self._step(rows.contiguous(), out, adds=False).run()
-        return out if self.is_whole else out[:, : self._num_outputs].contiguous()
+        return self._outputs(out)
 
     def add_to(self, sums: torch.Tensor, rows: torch.Tensor) -> None:
         """See `llm.linear.JoinedLinear.add_to`."""
@@ -59,50 +45,6 @@ class TiledLinear:
 
     def _step(self, rows: torch.Tensor, out: torch.Tensor, adds: bool) -> Step:
         return Step.of(_loop(), *rows.shape, len(self._tiles), adds, rows, self._tiles, self._bias, out)
-
-
-@cache
-def _loop() -> ParallelLoop:
-    several, four, two, one = _product(ROWS), _product(4), _product(2), _product(1)
-
-    def multiply(arguments: Any) -> None:
-        numbers = carray(arguments, 8)
-        rows, inputs, num_tiles, adds = numbers[0], numbers[1], numbers[2], numbers[3]
-        source, tiles, bias, out = numbers[4], numbers[5], numbers[6], numbers[7]
-        width = num_tiles * TILE
-        # All rows together ask for what follows of the tiles: each line once.
-        shift = 0
-        while (1 << shift) * ROWS < rows:
-            shift += 1
-        rarity = shift if rows >= _PREFETCHING_ROWS else _NEVER
-        for turn in range(num_threads()):
-            tile = take_tile(arguments, num_tiles, turn)
-            while tile >= 0:
-                for first in range(0, inputs, _INPUTS):
-                    count = min(_INPUTS, inputs - first)
-                    part = tiles + 4 * TILE * (tile * inputs + first)
-                    row = 0
-                    while row < rows:
-                        to = out + 4 * (row * width + tile * TILE)
-                        at = source + 4 * (row * inputs + first)
-                        sums, stride = (to, width) if first or adds else (bias + 4 * TILE * tile, 0)
-                        following = part + 4 * TILE * (count + row // ROWS * (count >> rarity))
-                        left = rows - row
-                        if left >= ROWS:
-                            several(at, inputs, part, count, sums, stride, to, width, following, rarity)
-                            row += ROWS
-                        elif left >= 4:
-                            four(at, inputs, part, count, sums, stride, to, width, following, rarity)
-                            row += 4
-                        elif left >= 2:
-                            two(at, inputs, part, count, sums, stride, to, width, following, rarity)
-                            row += 2
-                        else:
-                            one(at, inputs, part, count, sums, stride, to, width, following, rarity)
-                            row += 1
-                tile = take_tile(arguments, num_tiles, turn)
-
-    return ParallelLoop(multiply)
 
 
 def _product(num_rows: int) -> Any:
@@ -157,3 +99,40 @@ def _product(num_rows: int) -> Any:
         return types.void(*[types.int64] * 10), generate
 
     return product
+
+
+# A loop that finds these as globals is found again among what is kept; one that encloses them is not.
+_multiply_rows = by_rows(_product)
+
+
+def _multiply(arguments: Any) -> None:
+    numbers = carray(arguments, 8)
+    rows, inputs, num_tiles, adds = numbers[0], numbers[1], numbers[2], numbers[3]
+    source, tiles, bias, out = numbers[4], numbers[5], numbers[6], numbers[7]
+    width = num_tiles * TILE
+    # All rows together ask for what follows of the tiles: each line once.
+    shift = 0
+    while (1 << shift) * ROWS < rows:
+        shift += 1
+    rarity = shift if rows >= _PREFETCHING_ROWS else _NEVER
+    for turn in range(num_threads()):
+        tile = take_tile(arguments, num_tiles, turn)
+        while tile >= 0:
+            for first in range(0, inputs, _INPUTS):
+                count = min(_INPUTS, inputs - first)
+                part = tiles + 4 * TILE * (tile * inputs + first)
+                row = 0
+                while row < rows:
+                    to = out + 4 * (row * width + tile * TILE)
+                    at = source + 4 * (row * inputs + first)
+                    sums, stride = (to, width) if first or adds else (bias + 4 * TILE * tile, 0)
+                    following = part + 4 * TILE * (count + row // ROWS * (count >> rarity))
+                    row += _multiply_rows(
+                        rows - row, at, inputs, part, count, sums, stride, to, width, following, rarity
+                    )
+            tile = take_tile(arguments, num_tiles, turn)
+
+
+@cache
+def _loop() -> ParallelLoop:
+    return ParallelLoop(_multiply)

@@ -9,7 +9,6 @@ does not depend on them.
 from collections.abc import Callable
 from typing import Any
 
-import numba.extending
 import torch
 from llvmlite import ir
 from numba.core import cgutils
@@ -21,7 +20,34 @@ from llm.intrinsics import num_threads, thread_number
 LANES, ROWS = (16, 8) if torch.cpu._is_avx512_supported() else (8, 6)
 TILE = 2 * LANES
 
-intrinsic: Callable[[Callable[..., Any]], Any] = numba.extending.intrinsic
+
+class Tiled:
+    """What a layer in tiles is beside its products.
+
+    Args:
+        tiles: its weight, by `tiled`.
+        num_outputs: how many outputs it has.
+        bias: `[num_outputs]`.
+    """
+
+    def __init__(self, tiles: torch.Tensor, num_outputs: int, bias: torch.Tensor | None) -> None:
+        self._tiles = tiles
+        self._num_outputs = num_outputs
+        self._bias = torch.zeros(num_outputs) if bias is None else bias
+        self._bias = torch.nn.functional.pad(self._bias, (0, len(tiles) * TILE - num_outputs))
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row of what its steps write: the outputs, filled up to whole tiles."""
+        return len(self._bias)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the outputs are whole tiles."""
+        return self.width == self._num_outputs
+
+    def _outputs(self, written: torch.Tensor) -> torch.Tensor:
+        return written if self.is_whole else written[:, : self._num_outputs].contiguous()
 
 
 def tiled(weight: torch.Tensor, group: int) -> torch.Tensor:
@@ -41,6 +67,31 @@ def take_tile(arguments: Any, num_tiles: Any, turn: Any) -> Any:
     owner = (thread_number() + turn) % threads
     tile = num_tiles * owner // threads + take(arguments, owner)
     return tile if tile < num_tiles * (owner + 1) // threads else -1
+
+
+def by_rows(product: Callable[[int], Any]) -> Any:
+    """Compiled code that multiplies as many of the rows that are left as go together, and says how many these were.
+
+    Args:
+        product: makes the code for a number of rows.
+    """
+    several, four, two, one = product(ROWS), product(4), product(2), product(1)
+
+    @inlined
+    def multiply(left: Any, *arguments: Any) -> Any:
+        if left >= ROWS:
+            several(*arguments)
+            return ROWS
+        if left >= 4:
+            four(*arguments)
+            return 4
+        if left >= 2:
+            two(*arguments)
+            return 2
+        one(*arguments)
+        return 1
+
+    return multiply
 
 
 class TileCode:
