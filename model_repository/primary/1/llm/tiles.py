@@ -14,11 +14,14 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from llm.compiled import inlined, take
+from llm.huge_pages import HugePages
 from llm.intrinsics import num_threads, thread_number
 
 # 32-bit numbers in a register, and rows at a time: their sums take 16 registers of 32, or 12 of 16.
 LANES, ROWS = (16, 8) if torch.cpu._is_avx512_supported() else (8, 6)
 TILE = 2 * LANES
+
+_tiles = HugePages()
 
 
 class Tiled:
@@ -54,7 +57,7 @@ def tiled(weight: torch.Tensor, group: int) -> torch.Tensor:
     """`[outputs, inputs]` as tiles `[tiles, inputs / group, TILE, group]`; zeros stand for what they lack."""
     outputs, inputs = weight.shape
     padded = torch.nn.functional.pad(weight, (0, -inputs % group, 0, -outputs % TILE))
-    return padded.view(len(padded) // TILE, TILE, -1, group).transpose(1, 2).contiguous()
+    return _tiles.copy(padded.view(len(padded) // TILE, TILE, -1, group).transpose(1, 2))
 
 
 @inlined
