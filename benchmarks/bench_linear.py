@@ -44,6 +44,7 @@ FORMS = {
     "MKL layout": MklLinear,
     "oneDNN layout": OneDnnLinear,
     "tiles": TiledLinear,
+    "tiles, bfloat16": lambda weight, bias: TiledLinear(weight.bfloat16().float(), bias),
     "8 bits by row": Int8Linear,
     "8 bits in tiles": TiledInt8Linear,
     "8 bits, one scale": one_scale,

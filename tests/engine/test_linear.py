@@ -27,7 +27,10 @@ def test_mkl_is_left_to_intels_cpus(monkeypatch: pytest.MonkeyPatch, cpu: str, f
     assert choose_pack(torch.device("cpu"), torch.float32, "none") is form
 
 
-@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (31, 7), (33, 2048), (65, 2049), (96, 4500)])
+SIZES = [(1, 1), (31, 7), (33, 2048), (65, 2049), (96, 4500)]
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), SIZES)
 @torch.inference_mode()
 def test_tiles_give_a_row_the_same_bits_whatever_is_beside_it(outputs: int, inputs: int):
     """oneDNN's products of one row and of eight differ in the last bits, so that a tie could fall either way."""
@@ -38,6 +41,23 @@ def test_tiles_give_a_row_the_same_bits_whatever_is_beside_it(outputs: int, inpu
     torch.testing.assert_close(together.double(), exact, rtol=1e-4, atol=1e-6 * inputs)
     for first, last in [(0, 1), (1, 3), (3, 6), (6, 10), (10, 29)]:
         assert torch.equal(layer(rows[first:last]), together[first:last])
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), SIZES)
+@torch.inference_mode()
+def test_bfloat16_numbers_take_half_the_memory_and_give_the_same_bits(outputs: int, inputs: int):
+    weight, bias = torch.randn(outputs + 1, inputs).bfloat16().float(), torch.randn(outputs + 1)
+    weight[0, inputs // 2] = -torch.inf
+    short = TiledLinear(weight, bias)
+    weight[-1, -1] = 1 + 2**-20  # of the last output alone, which is not compared
+    long = TiledLinear(weight, bias)
+    assert short.weight_bytes * 2 == long.weight_bytes
+    rows = torch.randn(29, inputs)
+    for first, last in [(0, 1), (1, 3), (3, 6), (6, 29)]:
+        both = [layer(rows[first:last])[:, :-1] for layer in (short, long)]
+        assert torch.equal(*both)
+        expected = linear(rows[first:last].double(), weight.double(), bias.double())[:, :-1]
+        torch.testing.assert_close(both[0].double(), expected, rtol=1e-4, atol=1e-6 * inputs)
 
 
 @torch.inference_mode()

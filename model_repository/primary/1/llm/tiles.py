@@ -45,6 +45,11 @@ class Tiled:
         return len(self._bias)
 
     @property
+    def weight_bytes(self) -> int:
+        """The memory that the tiles take."""
+        return self._tiles.nbytes
+
+    @property
     def is_whole(self) -> bool:
         """Whether the outputs are whole tiles."""
         return self.width == self._num_outputs
@@ -58,6 +63,16 @@ def tiled(weight: torch.Tensor, group: int) -> torch.Tensor:
     outputs, inputs = weight.shape
     padded = torch.nn.functional.pad(weight, (0, -inputs % group, 0, -outputs % TILE))
     return _tiles.copy(padded.view(len(padded) // TILE, TILE, -1, group).transpose(1, 2))
+
+
+def tiled_bfloat16(weight: torch.Tensor) -> torch.Tensor:
+    """`[outputs, inputs]` of numbers that are bfloat16's as tiles `[tiles, inputs, LANES, 2]`.
+
+    Two lie in 32 bits: the first register's in the lower half, the second's in the upper.
+    """
+    outputs, inputs = weight.shape
+    padded = torch.nn.functional.pad(weight.bfloat16(), (0, 0, 0, -outputs % TILE))
+    return _tiles.copy(padded.view(len(padded) // TILE, 2, LANES, inputs).permute(0, 3, 2, 1))
 
 
 @inlined
