@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from llm import drawing
+from llm import cpu_drawing, drawing
 from llm.noise import choice_seed, draw_key, gumbel
 from llm.request import GenerationRequest, SamplingParams, Submission
 from llm.sampler import Draw, Sampler
@@ -13,6 +13,13 @@ from llm.sequence import Sequence
 from tests.engine.fakes import RecordingSink
 
 NUM_DRAWS = 10_000
+
+
+@pytest.fixture(autouse=True, params=["compiled", "by torch's operations"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test draws as a CPU does, and as a GPU does."""
+    if request.param != "compiled":
+        monkeypatch.setattr(cpu_drawing, "is_judged_alone", lambda _: False)
 
 
 def drawn_from(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
@@ -118,6 +125,31 @@ def test_a_draw_depends_on_its_own_row_alone():
     together = drawn_from(logits, owners)
     alone = [drawn_from(logits[row : row + 1], [owners[row]])[0] for row in range(40)]
     assert together == alone
+
+
+@pytest.mark.parametrize("vocabulary", [1, 5, 255, 256, 257, 50_257])
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.9}, {"top_k": 30}, {"min_p": 0.1}], ids=str)
+def test_both_ways_draw_alike(vocabulary: int, settings: dict[str, float]):
+    """By the same noise: a compiled attempt is the token that torch's same attempt is, kept or not."""
+    logits = torch.randn(40, vocabulary, generator=torch.Generator().manual_seed(vocabulary)) * 3
+    logits[:, 1::3] = -math.inf
+    owners = [sequence(seed=row, position=1 + row % 7, **settings) for row in range(40)]  # type: ignore[arg-type]
+    drawn = cpu_drawing.draw_alone(logits, owners, range(40))
+    distributions = drawing.Distributions.of(logits, owners)
+    expected = torch.full((40,), cpu_drawing.MISSED)
+    for attempt in reversed(range(drawing.MAX_ATTEMPTS)):
+        tokens, is_kept = drawing._draw_from_all(distributions, attempt)
+        expected = torch.where(is_kept, tokens, expected)
+    assert drawn == expected.tolist()
+    some = [31, 4, 17]
+    assert cpu_drawing.draw_alone(logits, owners, some) == [drawn[row] for row in some]
+
+
+def test_a_draw_that_misses_the_filters_says_so():
+    flat = [sequence(top_k=1, seed=seed) for seed in range(50)]
+    drawn = cpu_drawing.draw_alone(torch.linspace(0, 0.01, 5000).repeat(50, 1), flat, range(50))
+    assert set(drawn) <= {cpu_drawing.MISSED, 4999}
+    assert cpu_drawing.MISSED in drawn
 
 
 def test_greedy_takes_the_most_likely_token():

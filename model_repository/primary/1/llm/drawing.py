@@ -18,8 +18,9 @@ NUM_CANDIDATES = 64
 SEGMENT = 256
 # Draws from the whole vocabulary that may miss what the filters keep, before everything is sorted: 45 ms for 32 rows.
 MAX_ATTEMPTS = 8
-# Sets the noise of the attempts apart; token ids are below it.
-_ATTEMPT = 2**40
+# Sets the noise of the attempts apart, and that of draws from the best; token ids are below it.
+ATTEMPT = 2**40
+_FROM_BEST = MAX_ATTEMPTS * ATTEMPT
 
 # Lower ones draw the same token, because the logits' own float32 is coarser; but dividing by one near 0 gives infinity
 # and NaN, which would fail everybody in the pass.
@@ -133,7 +134,7 @@ def _draw_from_best(distributions: Distributions, width: int) -> tuple[torch.Ten
     covers_nucleus = probabilities.sum(dim=-1, keepdim=True) >= top_p
     covers_min_p = (probabilities[:, -1:] < least) & ((top_k >= vocabulary) | (top_p >= 1))
     is_exact = (top_k <= width) | ((top_k >= vocabulary) & covers_nucleus) | covers_min_p
-    return token_ids.gather(1, _choose(kept, distributions.keys, token_ids))[:, 0], is_exact[:, 0]
+    return token_ids.gather(1, _choose(kept, distributions.keys, token_ids + _FROM_BEST))[:, 0], is_exact[:, 0]
 
 
 def _draw_from_all(distributions: Distributions, attempt: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,10 +155,10 @@ def _draw_from_all(distributions: Distributions, attempt: int) -> tuple[torch.Te
     segments = torch.cat([whole, rest], dim=-1)
     # Below the token ids, so that no segment has the noise of a token.
     numbers = torch.arange(-segments.shape[1], 0, device=weights.device)[None]
-    segment = _choose(segments, distributions.keys, numbers - attempt * _ATTEMPT)
+    segment = _choose(segments, distributions.keys, numbers - attempt * ATTEMPT)
     token_ids = segment * SEGMENT + torch.arange(SEGMENT, device=weights.device)
     inside = weights.gather(1, token_ids.clamp(max=vocabulary - 1)).masked_fill_(token_ids >= vocabulary, 0.0)
-    drawn = token_ids.gather(1, _choose(inside, distributions.keys, token_ids + attempt * _ATTEMPT))
+    drawn = token_ids.gather(1, _choose(inside, distributions.keys, token_ids + attempt * ATTEMPT))
     return drawn[:, 0], _is_kept(distributions, weights, drawn)
 
 

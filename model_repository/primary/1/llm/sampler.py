@@ -63,12 +63,27 @@ class Sampler:
 def _choose_all(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[int]:
     tokens = logits.argmax(dim=-1).tolist() if any(s.temperature == 0 for s in sequences) else [0] * len(sequences)
     rows = [row for row, sequence in enumerate(sequences) if sequence.temperature > 0]
+    if logits.device.type == "cpu":
+        rows = _draw_alone(logits, sequences, rows, tokens)
     if rows:
         mine = logits if len(rows) == len(sequences) else logits[rows]
         drawn = draw(Distributions.of(mine, [sequences[row] for row in rows]))
         for row, token in zip(rows, drawn, strict=True):
             tokens[row] = token
     return tokens
+
+
+def _draw_alone(logits: torch.Tensor, sequences: Rows[Sequence], rows: list[int], tokens: list[int]) -> list[int]:
+    """Put the tokens of some rows into `tokens`; return those that still have none."""
+    from llm.cpu_drawing import MISSED, draw_alone, is_judged_alone  # compiles, which a GPU does not need
+
+    alone = [row for row in rows if is_judged_alone(sequences[row])]
+    missed = set(rows).difference(alone)
+    for row, token in zip(alone, draw_alone(logits, sequences, alone) if alone else [], strict=True):
+        tokens[row] = token
+        if token == MISSED:
+            missed.add(row)
+    return sorted(missed)
 
 
 def _report(scores: torch.Tensor, token_id: int, num_top: int) -> TokenLogprobs:
