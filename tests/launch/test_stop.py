@@ -87,9 +87,8 @@ def test_a_signal_while_the_model_loads_leaves_nothing(
             time.sleep(0.05)
         os.kill(launch.process.pid, signal_number)
         assert launch.exit_code() == code
-        # Killed, it can tell nobody: Triton ends when it notices, and a stub that loads after its load, which
-        # compiles where nothing is kept yet: over a minute beside another test, on two cores.
-        deadline = time.monotonic() + (180 if signal_number == signal.SIGKILL else 0)
+        # Killed, it can tell nobody: Triton ends when it notices, and a stub that loads after its load.
+        deadline = time.monotonic() + (60 if signal_number == signal.SIGKILL else 0)
         while launch.processes() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in launch.processes()] == []

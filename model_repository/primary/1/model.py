@@ -27,6 +27,7 @@ from llm.model_loader import load_model
 from llm.observer import Timeline
 from llm.request import GenerationRequest, TokenConstraint
 from load_note import LoadNote
+from orphan import end_with_parent
 from request_log import RequestLog, configure_logging
 from responder import Responder
 from triton_io import ModelInput, ResponseWriter, read_request, read_trace
@@ -46,6 +47,7 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"]).get("parameters", {})
         settings = {name: parameter["string_value"] for name, parameter in parameters.items()}
         sys.setswitchinterval(_SWITCH_SECONDS)
+        end_with_parent()
         try:
             self._log_listener = configure_logging(os.environ)
             config = EngineConfig.from_environment(os.environ, overrides=settings)
