@@ -14,19 +14,18 @@ import numpy as np
 import torch
 from numba import carray
 
+from llm import noise
 from llm.compiled import ParallelLoop, Step, bits, inlined
-from llm.drawing import ATTEMPT, MAX_ATTEMPTS, MIN_TEMPERATURE, SEGMENT
+from llm.drawing import ATTEMPT, MAX_ATTEMPTS, SEGMENT, settings_of
 from llm.intrinsics import address, exp, float_of, num_threads, thread_number
-from llm.noise import draw_key
 from llm.sequence import Sequence
 
 MISSED = -1
 
 _F32, _U64 = np.float32, np.uint64
 
-# As in `llm.noise`.
-_STEP, _FIRST, _SECOND = _U64(0x9E3779B97F4A7C15), _U64(0xBF58476D1CE4E5B9), _U64(0x94D049BB133111EB)
-_NUM_UNIFORM = 2.0**52
+_STEP, _FIRST, _SECOND = (_U64(constant % 2**64) for constant in (noise.STEP, *noise.MULTIPLIERS))
+_NUM_UNIFORM = float(noise.NUM_UNIFORM)
 
 # What the loop reads of a row, and where it writes the token.
 _ROW, _KEY, _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _TOKEN = range(7)
@@ -60,10 +59,8 @@ def draw_alone(logits: torch.Tensor, sequences: Rows[Sequence], rows: Rows[int])
 
 
 def _ticket(row: int, sequence: Sequence, vocabulary: int) -> tuple[int, ...]:
-    temperature = bits(max(sequence.temperature, MIN_TEMPERATURE))
-    top_k = min(sequence.top_k or vocabulary, vocabulary)
-    key = draw_key(sequence.seed, len(sequence.token_ids))
-    return row, key, temperature, top_k, bits(sequence.top_p), bits(sequence.min_p), MISSED
+    key, temperature, top_k, top_p, min_p = settings_of(sequence, vocabulary)
+    return row, key, bits(temperature), top_k, bits(top_p), bits(min_p), MISSED
 
 
 @inlined

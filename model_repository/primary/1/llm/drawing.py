@@ -27,6 +27,13 @@ _FROM_BEST = MAX_ATTEMPTS * ATTEMPT
 MIN_TEMPERATURE = 1e-6
 
 
+def settings_of(sequence: Sequence, vocabulary: int) -> tuple[int, float, int, float, float]:
+    """The key of its next draw, temperature, top-k, top-p and min-p, within what can be computed with."""
+    temperature = max(sequence.temperature, MIN_TEMPERATURE)
+    top_k = min(sequence.top_k or vocabulary, vocabulary)
+    return draw_key(sequence.seed, len(sequence.token_ids)), temperature, top_k, sequence.top_p, sequence.min_p
+
+
 @dataclass(frozen=True)
 class Distributions:
     """What to draw from, row by row.
@@ -53,12 +60,14 @@ class Distributions:
         def column(numbers: Rows[float], dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.tensor(numbers, dtype=dtype, device=logits.device)[:, None]
 
+        settings = (settings_of(sequence, vocabulary) for sequence in sequences)
+        keys, temperatures, top_k, top_p, min_p = zip(*settings, strict=True)
         return cls(
-            logits / column([max(s.temperature, MIN_TEMPERATURE) for s in sequences]),
-            column([draw_key(s.seed, len(s.token_ids)) for s in sequences], torch.int64),
-            column([min(s.top_k or vocabulary, vocabulary) for s in sequences], torch.int64),
-            column([s.top_p for s in sequences]),
-            column([s.min_p for s in sequences]),
+            logits / column(temperatures),
+            column(keys, torch.int64),
+            column(top_k, torch.int64),
+            column(top_p),
+            column(min_p),
         )
 
     def only(self, rows: Rows[int]) -> "Distributions":

@@ -9,8 +9,10 @@ from hashlib import blake2b
 import torch
 
 # The steps and constants of SplitMix64 (Steele, Lea and Flood 2014), as signed numbers, which is what torch has.
-_STEP = 0x9E3779B97F4A7C15 - 2**64
-_MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+STEP = 0x9E3779B97F4A7C15 - 2**64
+MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+# How many uniform numbers there are.
+NUM_UNIFORM = 2**52
 
 
 def choice_seed(seed: int, index: int) -> int:
@@ -33,12 +35,12 @@ def gumbel(keys: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
     Returns:
         `[rows, n]` float64.
     """
-    bits = keys + counters * _STEP
-    for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
+    bits = keys + counters * STEP
+    for shift, multiplier in zip((30, 27), MULTIPLIERS, strict=True):
         bits = (bits ^ _shift_right(bits, shift)) * multiplier
     bits ^= _shift_right(bits, 31)
     # Half a step off, so that neither 0 nor 1 comes up, of which the logarithms are none.
-    uniform = (_shift_right(bits, 12).double() + 0.5) / 2**52
+    uniform = (_shift_right(bits, 12).double() + 0.5) / NUM_UNIFORM
     return -torch.log(-torch.log(uniform))
 
 

@@ -45,11 +45,6 @@ class Tiled:
         return len(self._bias)
 
     @property
-    def weight_bytes(self) -> int:
-        """The memory that the tiles take."""
-        return self._tiles.nbytes
-
-    @property
     def is_whole(self) -> bool:
         """Whether the outputs are whole tiles."""
         return self.width == self._num_outputs
