@@ -15,7 +15,6 @@ from torch.nn.functional import linear
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "model_repository" / "primary" / "1"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from llm.int8_linear import Int8Linear
 from llm.linear import Linear, MklLinear, OneDnnLinear, plain_linear
 from llm.tiled_int8_linear import TiledInt8Linear
 from llm.tiled_linear import TiledLinear
@@ -45,7 +44,6 @@ FORMS = {
     "oneDNN layout": OneDnnLinear,
     "tiles": TiledLinear,
     "tiles, bfloat16": lambda weight, bias: TiledLinear(weight.bfloat16().float(), bias),
-    "8 bits by row": Int8Linear,
     "8 bits in tiles": TiledInt8Linear,
     "8 bits, one scale": one_scale,
 }

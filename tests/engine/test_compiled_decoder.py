@@ -14,7 +14,7 @@ from llm.probe import probe_layers
 from llm.tiled_int8_linear import TiledInt8Linear
 from llm.tiled_linear import TiledLinear
 
-from tests.engine.test_decoder import NEEDS_VNNI, model_of
+from tests.engine.test_decoder import model_of
 
 CPU = torch.device("cpu")
 WHOLE_TILES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 32, "num_attention_heads": 4}
@@ -48,7 +48,7 @@ class Engine:
         return self.compute(decoder, [Extent(self.lengths[row], 1, self.tables[row]) for row in rows])
 
 
-@pytest.mark.parametrize("pack", [TiledLinear, pytest.param(TiledInt8Linear, marks=NEEDS_VNNI)])
+@pytest.mark.parametrize("pack", [TiledLinear, TiledInt8Linear])
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
 def test_a_program_gives_the_fused_passs_logits_to_the_last_bit(family: str, pack: Any):
     engine = Engine(model_of(family, **WHOLE_TILES), [3, 31, 32, 33, 70, 1, 100, 5, 64], pack)

@@ -116,6 +116,12 @@ def test_numbers_that_the_device_does_not_compute_are_refused_at_load(settings: 
         load(save_model("llama", tmp_path), **settings)
 
 
+def test_8_bits_are_refused_by_a_cpu_without_the_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: False)
+    with pytest.raises(ModelLoadError, match=r"TAKEOFF_QUANT_TYPE=int8 needs a CPU with AVX2.*use none"):
+        load(save_model("llama", tmp_path), quant_type="int8")
+
+
 def test_a_cpu_without_bfloat16_is_warned_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

@@ -11,8 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.nn.functional import linear, pad
 
-from llm.int8_linear import Int8Linear
-
 # `[rows, inputs]` to `[rows, outputs]`.
 Linear = Callable[[torch.Tensor], torch.Tensor]
 # Makes one of a weight `[outputs, inputs]` and a bias `[outputs]`; does not keep the weight unless it is used as it is.
@@ -74,11 +72,11 @@ def choose_pack(device: torch.device, dtype: torch.dtype, quant_type: str) -> Pa
     if quant_type == "int8":
         from llm.tiled_int8_linear import TiledInt8Linear  # compiles, which nothing else needs
 
-        return TiledInt8Linear if TiledInt8Linear.is_supported() else Int8Linear
+        return TiledInt8Linear
     if device.type == "cpu" and dtype == torch.float32:
         if torch._C.has_mkl and "Intel" in torch.cpu.get_capabilities()["cpu_name"]:
             return MklLinear
-        if torch.cpu._is_avx2_supported():
+        if has_avx2():
             from llm.tiled_linear import TiledLinear  # likewise
 
             return TiledLinear
@@ -87,6 +85,11 @@ def choose_pack(device: torch.device, dtype: torch.dtype, quant_type: str) -> Pa
     if device.type == "cpu" and dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return OneDnnLinear
     return plain_linear
+
+
+def has_avx2() -> bool:
+    """Whether the CPU has what products in tiles need."""
+    return bool(torch.cpu._is_avx2_supported())
 
 
 def has_bfloat16() -> bool:

@@ -25,7 +25,7 @@ from llm.engine import Engine, ModelLimits, Runner
 from llm.errors import InvalidRequestError, ModelLoadError
 from llm.grammar import Grammars
 from llm.kv_cache import BLOCK_SIZE, KVCache
-from llm.linear import choose_pack, has_bfloat16
+from llm.linear import choose_pack, has_avx2, has_bfloat16
 from llm.load_progress import Listener, LoadProgress
 from llm.malloc import give_back_freed_memory
 from llm.memory import free_memory, is_out_of_memory
@@ -200,6 +200,8 @@ def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
     """
     if config.quant_type == "int8" and device.type != "cpu":
         raise ModelLoadError(f"TAKEOFF_QUANT_TYPE=int8 is for a CPU, and the device is {device.type}: use none")
+    if config.quant_type == "int8" and not has_avx2():
+        raise ModelLoadError("TAKEOFF_QUANT_TYPE=int8 needs a CPU with AVX2, which this one has not: use none")
     if config.quant_type == "int8" and config.dtype not in ("auto", "float32"):
         raise ModelLoadError(f"TAKEOFF_QUANT_TYPE=int8 does not go with TAKEOFF_DTYPE={config.dtype}: use float32")
     if device.type == "cpu" and config.dtype == "float16":

@@ -81,9 +81,7 @@ def _product(num_rows: int, weight_bytes: int) -> Any:
         def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
             source, source_stride, part, count, sums, sums_stride, out, out_stride, following, rarity = arguments
             code, integer = TileCode(builder, number), source.type
-            kind = ir.FunctionType(code.vector, [code.vector] * 3)
-            name = f"llvm.fma.v{LANES}f32"
-            fma = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+            fma = code.function(f"llvm.fma.v{LANES}f32", code.vector, [code.vector] * 3)
             mask = builder.sub(builder.shl(integer(1), rarity), integer(1))
 
             def weights(index: Any) -> list[Any]:

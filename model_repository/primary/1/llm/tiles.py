@@ -127,6 +127,11 @@ class TileCode:
             self.builder.add(base, self.builder.mul(index, self._integer(4))), kind.as_pointer()
         )
 
+    def function(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        """An instruction by LLVM's name for it."""
+        kind = ir.FunctionType(result, arguments)
+        return self.builder.module.globals.get(name) or ir.Function(self.builder.module, kind, name)
+
     def at(self, stride: Any, row: int) -> Any:
         """Where a row begins."""
         return self.builder.mul(stride, self._integer(row))
