@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol
 
 import msgspec
-from sanic import HTTPResponse, Request, raw
+from sanic import HTTPResponse, Request
 
 from proxy import sse
 from proxy.backend import Piece
@@ -17,6 +17,7 @@ from proxy.context import Context
 from proxy.errors import ApiError, DeadlineError, InternalError, describe
 from proxy.record import record_of
 from proxy.request_id import request_id
+from proxy.response import Response
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ async def _complete(request: Request, ctx: Context, answer: Answer, pieces: Piec
                 collected.extend(some)
     except TimeoutError:
         raise _late(ctx) from None
-    return raw(msgspec.json.encode(answer.completion(collected)), content_type="application/json")
+    return Response(msgspec.json.encode(answer.completion(collected)), content_type="application/json")
 
 
 async def _stream(request: Request, ctx: Context, answer: Answer, pieces: Pieces, wire: sse.Wire) -> None:

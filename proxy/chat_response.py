@@ -5,7 +5,6 @@ One `ChatAnswer` belongs to one request. It does no input or output of its own.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
@@ -14,6 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from proxy.backend import FinishReason, Piece, TokenLogprob
+from proxy.request_id import new_id
 from proxy.tools import ToolCall, ToolCallDelta, calls, deltas, is_whole
 from proxy.usage import UsageCount, count
 
@@ -86,7 +86,7 @@ class ChatAnswer:
     """What all chunks of one answer share, and which of its choices have begun."""
 
     def __init__(self, model: str, fingerprint: str, include_usage: bool = False) -> None:
-        self.id = f"chatcmpl-{secrets.token_hex(16)}"
+        self.id = f"chatcmpl-{new_id()}"
         self._created = int(time.time())
         self._model = model
         self._fingerprint = fingerprint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
@@ -12,6 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from proxy.backend import FinishReason, Piece
 from proxy.chat_response import by_choice
+from proxy.request_id import new_id
 from proxy.usage import UsageCount, count
 
 
@@ -53,7 +53,7 @@ class CompletionAnswer:
     """
 
     def __init__(self, model: str, fingerprint: str, include_usage: bool, echoes: Sequence[str] = ()) -> None:
-        self._id = f"cmpl-{secrets.token_hex(16)}"
+        self._id = f"cmpl-{new_id()}"
         self._created = int(time.time())
         self._model = model
         self._fingerprint = fingerprint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from proxy.backend import ModelDescription
@@ -29,7 +30,7 @@ class Replica:
     described: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Group:
     """One consumer group, which is as ready as its readiest replica.
 
@@ -79,7 +80,12 @@ class Group:
         replicas = (replace(r, state="unavailable", reason=reason, description=None) for r in self.replicas)
         return replace(self, replicas=tuple(replicas))
 
-    @property
+    @cached_property
+    def ready_replicas(self) -> tuple[str, ...]:
+        """The Triton models that can answer for it."""
+        return tuple(replica.name for replica in self.replicas if replica.state == "ready")
+
+    @cached_property
     def _readiest(self) -> Replica:
         return max(self.replicas, key=lambda replica: _RANKS[replica.state])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -98,10 +98,10 @@ class Groups:
         """The group that has this name, of its own or as an alias."""
         return self._called.get(name)
 
-    def replicas(self, name: str) -> list[str]:
+    def replicas(self, name: str) -> Sequence[str]:
         """The Triton models that can answer for the group `name` right now."""
         group = self.find(name)
-        return [] if group is None else [replica.name for replica in group.replicas if replica.state == "ready"]
+        return () if group is None else group.ready_replicas
 
     async def ready(self, name: str) -> ModelDescription:
         """Return the description of the ready group that is called `name`.

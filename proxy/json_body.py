@@ -71,7 +71,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         text = body.decode()
         value = decoder.decode(text)
-        _duplicates.decode(text)
+        _duplicates.raw_decode(text.strip())
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"{_UNREADABLE}: it is not UTF-8 (byte {error.start}).") from None
     except RecursionError:

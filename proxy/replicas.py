@@ -99,8 +99,9 @@ class Replicas:
         idle = [name for name in candidates if self._open[name] == fewest]
         return idle[crc32(_beginning(prompt)) % len(idle)]
 
-    def _others(self, group: str, tried: Collection[str]) -> list[str]:
-        return [name for name in self._groups.replicas(group) if name not in tried]
+    def _others(self, group: str, tried: Collection[str]) -> Sequence[str]:
+        ready = self._groups.replicas(group)
+        return [name for name in ready if name not in tried] if tried else ready
 
 
 def _beginning(prompt: Prompt) -> bytes:

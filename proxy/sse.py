@@ -18,6 +18,7 @@ from sanic.response import BaseHTTPResponse
 
 from proxy.http10 import send_unchunked
 from proxy.request_id import request_id
+from proxy.response import Response
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class EventStream:
         """Send `data`, waiting while the client is behind; `end` completes the response."""
         async with self._writing:
             if self._response is None:
-                self._response = await self._request.respond(content_type=CONTENT_TYPE, headers=HEADERS)
+                self._response = await self._request.respond(Response(content_type=CONTENT_TYPE, headers=HEADERS))
                 send_unchunked(self._request)
             await self._response.send(data, end_stream=end)
             self._ended = end

@@ -15,6 +15,7 @@ import pytest
 
 from proxy.api_keys import ApiKeys, KeyFileError
 from proxy.errors import AuthenticationError
+from proxy.response import Response
 from tests.proxy.conftest import Serve, Server
 from tests.proxy.fakes import FakeBackend, stall
 
@@ -252,3 +253,14 @@ async def test_the_number_of_messages_is_a_setting(serve: Serve) -> None:
     response = await server.chat(messages=BODY["messages"] * 3)  # type: ignore[operator]
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "messages"
+
+
+@pytest.mark.parametrize("bad", ["x\r\nset-cookie: a=b", "x\nset-cookie: a=b", "x\0set-cookie: a=b"])
+def test_a_line_break_never_gets_into_an_answers_headers(bad: str) -> None:
+    response = Response(b"", headers={"x-request-id": bad, bad: "value"}, content_type="application/json")
+    headers = dict(response.processed_headers)
+    assert headers == {
+        b"x-request-id": b"xset-cookie: a=b",
+        b"xset-cookie: a=b": b"value",
+        b"content-type": b"application/json",
+    }
