@@ -66,20 +66,21 @@ def test_the_exponential_is_exact_to_two_last_places():
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "key_dim", "value_dim"), [(9, 3, 64, 64), (4, 4, 16, 16), (8, 1, 24, 40)]
 )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
 def test_attention_over_the_cache_computes_what_torchs_does(
-    lengths: list[int], window: int | None, heads: int, kv_heads: int, key_dim: int, value_dim: int
+    lengths: list[int], window: int | None, heads: int, kv_heads: int, key_dim: int, value_dim: int, dtype: torch.dtype
 ):
     """What lies in the blocks behind a sequence's end, or before its window, is not looked at."""
     rule = HeadRule(LayerShape(kv_heads, key_dim, value_dim), 0.3, window, None, None)
     width, num_blocks = max(-(-length // BLOCK_SIZE) for length in lengths), 40
-    cache = torch.full((num_blocks, BLOCK_SIZE, rule.shape.width), torch.nan)
+    cache = torch.full((num_blocks, BLOCK_SIZE, rule.shape.width), torch.nan, dtype=dtype)
     free = iter(torch.randperm(num_blocks - 1) + 1)
     tables = torch.zeros(len(lengths), width, dtype=torch.long)
     query = torch.randn(len(lengths), heads + 2, key_dim)[:, :heads]
     wanted = []
     for row, length in enumerate(lengths):
-        seen = torch.randn(length, rule.shape.width)
+        seen = torch.randn(length, rule.shape.width).to(dtype).float()
         for position in range(length):
             if position % BLOCK_SIZE == 0:
                 tables[row, position // BLOCK_SIZE] = next(free)
@@ -90,7 +91,7 @@ def test_attention_over_the_cache_computes_what_torchs_does(
             grouped[None], keys.transpose(0, 1)[None], values.transpose(0, 1)[None], torch.zeros(1, 1, 1, 1), rule
         )
         wanted.append(result.reshape(heads, value_dim))
-    attend = CpuDecodeAttention([rule], BLOCK_SIZE)
+    attend = CpuDecodeAttention([rule], BLOCK_SIZE, dtype)
     torch.testing.assert_close(attend(query, cache, tables, torch.tensor(lengths), rule), torch.stack(wanted))
 
 
@@ -145,7 +146,7 @@ def test_what_is_kept_is_found_again(tmp_path: Path):
         "print([form(torch.ones(1, 1), None)(torch.ones(1, 1)).item() for form in (TiledLinear, TiledInt8Linear)])\n"
         "from llm.cpu_attention import CpuDecodeAttention; from llm.attention import HeadRule\n"
         "from llm.kv_cache import LayerShape\n"
-        "CpuDecodeAttention([HeadRule(LayerShape(1, 8, 8), None, None, None, None)], 32)"
+        "CpuDecodeAttention([HeadRule(LayerShape(1, 8, 8), None, None, None, None)], 32, torch.bfloat16)"
     )
     _python(code, TAKEOFF_CACHE_DIR=str(tmp_path))
     kept = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nb?")}

@@ -24,11 +24,11 @@ MAX_ROWS = 9
 class Engine:
     """A model with a cache, whose first sequences are `lengths` long."""
 
-    def __init__(self, model: Any, lengths: list[int], pack: Any = TiledLinear) -> None:
+    def __init__(self, model: Any, lengths: list[int], pack: Any = TiledLinear, kept: Any = torch.float32):
         rules = probe_layers(model)
         self.layers = {number: rule.shape for number, rule in rules.items()}
-        self.cache = KVCache(self.layers, 64, dtype=torch.float32, device=CPU)
-        self.attention = find_decode_attention(rules.values(), self.cache.block_size, torch.float32, CPU)
+        self.cache = KVCache(self.layers, 64, dtype=kept, device=CPU)
+        self.attention = find_decode_attention(rules.values(), self.cache, torch.float32)
         self.fused = build_decoder(model, rules, pack)
         self.compiled = compile_decoder(self.fused, self.cache, self.attention, MAX_ROWS)
         self.lengths = lengths
@@ -48,10 +48,12 @@ class Engine:
         return self.compute(decoder, [Extent(self.lengths[row], 1, self.tables[row]) for row in rows])
 
 
-@pytest.mark.parametrize("pack", [TiledLinear, TiledInt8Linear])
+@pytest.mark.parametrize(
+    ("pack", "kept"), [(TiledLinear, torch.float32), (TiledLinear, torch.bfloat16), (TiledInt8Linear, torch.bfloat16)]
+)
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
-def test_a_program_gives_the_fused_passs_logits_to_the_last_bit(family: str, pack: Any):
-    engine = Engine(model_of(family, **WHOLE_TILES), [3, 31, 32, 33, 70, 1, 100, 5, 64], pack)
+def test_a_program_gives_the_fused_passs_logits_to_the_last_bit(family: str, pack: Any, kept: torch.dtype):
+    engine = Engine(model_of(family, **WHOLE_TILES), [3, 31, 32, 33, 70, 1, 100, 5, 64], pack, kept)
     assert isinstance(engine.compiled, CompiledDecoder)
     for rows in ([0], [4], [1, 2], [6, 0, 3], list(range(9))):
         wanted = engine.step(engine.fused, rows)
@@ -59,6 +61,14 @@ def test_a_program_gives_the_fused_passs_logits_to_the_last_bit(family: str, pac
         got = engine.step(engine.compiled, rows)
         assert torch.equal(got, wanted)
         assert all(torch.equal(engine.cache.layers[layer], tensor) for layer, tensor in kept.items())
+
+
+def test_a_cache_of_16_bits_gives_the_same_however_a_prompt_is_cut():
+    """A chunk sees its own keys rounded, as the next one will, and not as they were computed."""
+    engine = Engine(model_of("llama", **WHOLE_TILES), [5], kept=torch.bfloat16)
+    whole = engine.compute(engine.fused, [Extent(0, 40, engine.tables[0])]).clone()
+    engine.compute(engine.fused, [Extent(0, 17, engine.tables[0])])
+    assert torch.allclose(engine.compute(engine.fused, [Extent(17, 23, engine.tables[0])]), whole, rtol=0, atol=1e-5)
 
 
 def test_a_row_gets_the_same_bits_whatever_is_beside_it():

@@ -116,6 +116,13 @@ def test_numbers_that_the_device_does_not_compute_are_refused_at_load(settings: 
         load(save_model("llama", tmp_path), **settings)
 
 
+def test_8_bits_leave_room_for_twice_the_tokens(tmp_path: Path):
+    folder = save_model("llama", tmp_path)
+    exact, rounded = load(folder), load(folder, quant_type="int8")
+    assert rounded.engine.scheduler.pool.num_blocks // 2 == exact.engine.scheduler.pool.num_blocks
+    assert [len(ids) for ids in answers(rounded, prompts(6), ignore_eos=True)] == [NUM_NEW] * 6
+
+
 def test_8_bits_are_refused_by_a_cpu_without_the_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: False)
     with pytest.raises(ModelLoadError, match=r"TAKEOFF_QUANT_TYPE=int8 needs a CPU with AVX2.*use none"):

@@ -61,7 +61,11 @@ class EngineConfig:
         "`float32` on a CPU",
         "auto",
     )
-    quant_type: str = _setting("`int8` computes a CPU's linear layers with 8-bit weights; `none`: as they are", "none")
+    quant_type: str = _setting(
+        "`int8` computes a CPU's linear layers with 8-bit weights, and keeps the KV cache in bfloat16 (AVX2 or newer); "
+        "`none`: as they are",
+        "none",
+    )
 
     @classmethod
     def setting_names(cls) -> tuple[str, ...]:

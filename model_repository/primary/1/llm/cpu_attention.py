@@ -1,7 +1,7 @@
 """Attention of sequences that add one token each, over the cache where it lies, in float32 on a CPU. Engine thread.
 
 torch's wants the keys side by side: copying them there takes as long as attending. This reads each block once, with
-the next one on its way from memory.
+the next one on its way from memory. The cache may be of bfloat16, whose numbers are the upper halves of float32's.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ import torch
 from numba import carray
 
 from llm.attention import HeadRule
-from llm.compiled import ParallelLoop, Program, Step, bits, take
+from llm.compiled import ParallelLoop, Program, Step, bits, inlined, take
 from llm.intrinsics import address, exp, float_of, num_threads, prefetch, thread_number
 
 # A cache is longer than what is read of it.
@@ -26,11 +26,12 @@ class CpuDecodeAttention:
     Args:
         rules: what the model's layers ask for, without soft-cap or sinks.
         block_size: tokens in a block of the cache.
+        dtype: the cache's, float32 or bfloat16.
     """
 
-    def __init__(self, rules: Iterable[HeadRule], block_size: int) -> None:
+    def __init__(self, rules: Iterable[HeadRule], block_size: int, dtype: torch.dtype) -> None:
         widths = {(rule.shape.key_dim, rule.shape.value_dim) for rule in rules}
-        self._loops = {(key_dim, value_dim): _loop(key_dim, value_dim, block_size) for key_dim, value_dim in widths}
+        self._loops = {dims: _loop(*dims, block_size, dtype.itemsize) for dims in widths}
 
     def __call__(
         self, query: torch.Tensor, cache: torch.Tensor, blocks: torch.Tensor, ends: torch.Tensor, rule: HeadRule
@@ -48,7 +49,7 @@ class CpuDecodeAttention:
         """Store keys and values `[rows, width]`, then attend into `out`, for what `set_sequences` says."""
         nowhere = torch.empty(1, 1, dtype=torch.long)
         return [
-            Step.of(_store, *key_value.shape, key_value.stride(0), key_value, nowhere, cache),
+            Step.of(_store, *key_value.shape, key_value.stride(0), key_value, nowhere, cache, cache.itemsize),
             self._attend(query, cache, nowhere, nowhere, rule, out),
         ]
 
@@ -75,21 +76,34 @@ class CpuDecodeAttention:
         return Step.of(self._loops[key_dim, value_dim], *sizes, query, cache, blocks, ends, out)
 
 
+@inlined
+def _upper_half(number: Any) -> Any:
+    """The bits of the bfloat16 that is nearest to a float32, of two the even one; both as integers."""
+    if number & np.int32(0x7FFFFFFF) > np.int32(0x7F800000):  # NaN, which rounding could make a number
+        return np.int32(0x7FC0)
+    return (number + np.int32(0x7FFF) + (number >> np.int32(16) & np.int32(1))) >> np.int32(16)
+
+
 @ParallelLoop
 def _store(arguments: Any) -> None:
-    numbers = carray(arguments, 6)
-    rows, width, stride = numbers[0], numbers[1], numbers[2]
-    source = carray(address(numbers[3]), rows * stride, np.float32)
+    numbers = carray(arguments, 7)
+    rows, width, stride, itemsize = numbers[0], numbers[1], numbers[2], numbers[6]
+    source = carray(address(numbers[3]), rows * stride, np.int32)
     slots = carray(address(numbers[4]), rows, np.int64)
-    cache = carray(address(numbers[5]), _ANY, np.float32)
+    cache = carray(address(numbers[5]), _ANY, np.int32)
+    halves = carray(address(numbers[5]), _ANY, np.int16)
     for row in range(thread_number(), rows, num_threads()):
         for i in range(width):
-            cache[slots[row] * width + i] = source[row * stride + i]
+            number = source[row * stride + i]
+            if itemsize == 4:
+                cache[slots[row] * width + i] = number
+            else:
+                halves[slots[row] * width + i] = np.int16(_upper_half(number))
 
 
 @cache
-def _loop(key_dim: int, value_dim: int, block_size: int) -> ParallelLoop:
-    """Compiled for a model's widths: loops of known length are laid out flat."""
+def _loop(key_dim: int, value_dim: int, block_size: int, itemsize: int) -> ParallelLoop:
+    """Compiled for a model's widths: loops of known length are laid out flat. `itemsize` is that of the cache."""
     f32, u64 = np.float32, np.uint64
 
     def attend(arguments: Any) -> None:
@@ -99,6 +113,7 @@ def _loop(key_dim: int, value_dim: int, block_size: int) -> ParallelLoop:
         width = kv_heads * (key_dim + value_dim)
         query = carray(address(numbers[7]), rows * query_stride, f32)
         cache = carray(address(numbers[8]), _ANY, f32)
+        halves = carray(address(numbers[8]), _ANY, np.int16)
         tables = carray(address(numbers[9]), rows * table_width, np.int64)
         ends = carray(address(numbers[10]), rows, np.int64)
         out = carray(address(numbers[11]), rows * heads * value_dim, f32)
@@ -119,18 +134,23 @@ def _loop(key_dim: int, value_dim: int, block_size: int) -> ParallelLoop:
             last_block = (end - 1) // block_size
             for block in range(start // block_size, last_block + 1):
                 base = tables[row * table_width + block] * block_size * width
-                following = numbers[8] + 4 * tables[row * table_width + min(block + 1, last_block)] * block_size * width
+                following = (
+                    numbers[8] + itemsize * tables[row * table_width + min(block + 1, last_block)] * block_size * width
+                )
                 skipped = max(start - block * block_size, 0)
                 used = min(end - block * block_size, block_size)
                 for token in range(skipped, used):
-                    for line in range(token * width * 4 // 64, (token + 1) * width * 4 // 64):
+                    for line in range(token * width * itemsize // 64, (token + 1) * width * itemsize // 64):
                         prefetch(following + line * 64)
                     for head in range(part_heads):
                         keys = base + token * width + (first_head + head) // group * key_dim
                         queries = row * query_stride + (first_head + head) * key_dim
                         score = f32(0)
                         for i in range(key_dim):
-                            score += query[u64(queries + i)] * cache[u64(keys + i)]
+                            if itemsize == 4:
+                                score += query[u64(queries + i)] * cache[u64(keys + i)]
+                            else:
+                                score += query[u64(queries + i)] * float_of(np.int32(halves[u64(keys + i)]) << 16)
                         scores[u64(head * block_size + token)] = score * scale
                 for head in range(part_heads):
                     at = head * block_size
@@ -151,7 +171,11 @@ def _loop(key_dim: int, value_dim: int, block_size: int) -> ParallelLoop:
                         values = base + token * width + kv_heads * key_dim + (first_head + head) // group * value_dim
                         weight = scores[u64(head * block_size + token)]
                         for i in range(value_dim):
-                            sums_of_values[u64(head * value_dim + i)] += weight * cache[u64(values + i)]
+                            if itemsize == 4:
+                                sums_of_values[u64(head * value_dim + i)] += weight * cache[u64(values + i)]
+                            else:
+                                value = float_of(np.int32(halves[u64(values + i)]) << 16)
+                                sums_of_values[u64(head * value_dim + i)] += weight * value
             for head in range(part_heads):
                 at = (row * heads + first_head + head) * value_dim
                 for i in range(value_dim):

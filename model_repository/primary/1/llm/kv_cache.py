@@ -39,6 +39,7 @@ class KVCache:
         layers: the shape of each attention layer, by layer index.
         num_blocks: blocks to allocate; all of their memory is taken here and kept.
         block_size: tokens in a block.
+        dtype: what they are kept in; `write` and `rounded` take others.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class KVCache:
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.dtype = dtype
         self.device = device
         self.layers = {
             number: torch.zeros(num_blocks, block_size, shape.width, dtype=dtype, device=device)
@@ -65,9 +67,13 @@ class KVCache:
 
     def write(self, layer: int, slots: torch.Tensor, key_value: torch.Tensor) -> None:
         """Store `key_value` `[tokens, width]` at `slots` `[tokens]` (block number x block size + offset)."""
-        self.layers[layer].flatten(0, 1).index_copy_(0, slots, key_value)
+        self.layers[layer].flatten(0, 1).index_copy_(0, slots, key_value.to(self.dtype))
+
+    def rounded(self, key_value: torch.Tensor) -> torch.Tensor:
+        """Keys and values as they are after they were written and read, in their own type."""
+        return key_value if key_value.dtype == self.dtype else key_value.to(self.dtype).to(key_value.dtype)
 
     def read(self, layer: int, blocks: torch.Tensor) -> torch.Tensor:
-        """What lies in `blocks` `[rows, blocks]`: `[rows, blocks x block_size, width]`."""
+        """What lies in `blocks` `[rows, blocks]`, in the cache's type: `[rows, blocks x block_size, width]`."""
         cache = self.layers[layer]
         return cache.index_select(0, blocks.flatten()).view(len(blocks), -1, cache.shape[-1])

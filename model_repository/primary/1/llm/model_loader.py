@@ -138,12 +138,14 @@ def _load(config: EngineConfig, device: torch.device, listener: Listener | None)
     decoder = build_decoder(model, rules, choose_pack(device, dtype, config.quant_type))
     attend = find_varlen_attention(rules.values(), dtype, device)
     block_size = VARLEN_BLOCK_SIZE if attend else BLOCK_SIZE
-    num_blocks = _num_blocks(config, KVCache.block_bytes(layers, dtype, block_size), device)
+    # With weights in 8 bits, the cache is the larger part of what a pass over long sequences reads.
+    kept = torch.bfloat16 if config.quant_type == "int8" else dtype
+    num_blocks = _num_blocks(config, KVCache.block_bytes(layers, kept, block_size), device)
     max_model_len = _max_model_len(config, model, num_blocks * block_size)
-    cache = KVCache(layers, num_blocks, block_size=block_size, dtype=dtype, device=device)
+    cache = KVCache(layers, num_blocks, block_size=block_size, dtype=kept, device=device)
     runner: Runner
     if attend is None:
-        decode_attention = find_decode_attention(rules.values(), block_size, dtype, device)
+        decode_attention = find_decode_attention(rules.values(), cache, dtype)
         decoder = compile_decoder(decoder, cache, decode_attention, config.max_batch_size)
         runner = ModelRunner(decoder, cache, device, decode_attention)
     else:

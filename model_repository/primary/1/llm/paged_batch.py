@@ -35,7 +35,7 @@ class DecodeAttention(Protocol):
 
         Args:
             query: `[rows, heads, key_dim]`.
-            cache: the layer's, `[num_blocks, block_size, width]`.
+            cache: the layer's, `[num_blocks, block_size, width]`, float32 or bfloat16.
             blocks: the sequences' block tables `[rows, blocks]`.
             ends: how many tokens each has.
             rule: what the layer asks for.
@@ -45,16 +45,14 @@ class DecodeAttention(Protocol):
         """
 
 
-def find_decode_attention(
-    rules: Collection[HeadRule], block_size: int, dtype: torch.dtype, device: torch.device
-) -> DecodeAttention | None:
-    """The compiled one, where it can do what the layers ask for."""
+def find_decode_attention(rules: Collection[HeadRule], cache: KVCache, dtype: torch.dtype) -> DecodeAttention | None:
+    """The compiled one, where it can do what the layers, which compute in `dtype`, ask for."""
     is_plain = all(rule.softcap is None and rule.sinks is None for rule in rules)
-    if not is_plain or dtype != torch.float32 or device.type != "cpu":
+    if not is_plain or dtype != torch.float32 or cache.device.type != "cpu":
         return None
     from llm.cpu_attention import CpuDecodeAttention  # compiles, which nothing else needs
 
-    return CpuDecodeAttention(rules, block_size)
+    return CpuDecodeAttention(rules, cache.block_size, cache.dtype)
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,8 @@ class PagedBatch:
 
     def attend(self, layer: int, query: torch.Tensor, key_value: torch.Tensor, rule: HeadRule) -> torch.Tensor:
         """See `AttentionBatch`."""
+        # What a token sees must not depend on which tokens were computed beside it and which lay in the cache.
+        key_value = self._cache.rounded(key_value)
         self._cache.write(layer, self.slots, key_value)
         if self.whole_pass is not None:
             return self._decode(layer, self.whole_pass, query, rule)
@@ -162,7 +162,7 @@ class PagedBatch:
     def _decode(self, layer: int, group: DecodeGroup, query: torch.Tensor, rule: HeadRule) -> torch.Tensor:
         if self._decode_attention is not None:
             return self._decode_attention(query, self._cache.layers[layer], group.blocks, group.ends, rule)
-        keys, values = rule.shape.split(self._cache.read(layer, group.blocks))
+        keys, values = rule.shape.split(self._cache.read(layer, group.blocks).to(query.dtype))
         rows, length, kv_heads, _ = keys.shape
         if rule.window not in group.biases:
             group.biases[rule.window] = _bias(group.ends[:, None] - 1, length, rule.window, query.dtype)
@@ -181,7 +181,7 @@ class PagedBatch:
         else:
             size = self._cache.block_size
             used = torch.tensor([list(extent.block_table[: -(-extent.end // size)])], device=self._device)
-            key_value = self._cache.read(layer, used)[:, : extent.end]
+            key_value = self._cache.read(layer, used)[:, : extent.end].to(query.dtype)
         keys, values = (tensor.transpose(1, 2) for tensor in rule.shape.split(key_value))
         if (number, rule.window) not in self._prefill_biases:
             positions = torch.arange(extent.start, extent.end, device=self._device)
