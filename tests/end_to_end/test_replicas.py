@@ -26,7 +26,7 @@ from tests.launch.launched import ROOT
 
 BATCH_SIZE = 4
 NUM_TOKENS = 10
-PASS_SECONDS = 0.1
+PASS_SECONDS = 0.2  # long beside what a busy core computes meanwhile
 
 
 def repository(folder: Path) -> list[str]:
@@ -100,13 +100,13 @@ async def test_a_running_answer_outlives_the_replacement_of_its_model(triton: Ba
     admin = GrpcTriton(f"127.0.0.1:{triton.grpc_port}")
     room = GroupRoom(admin, repository, GroupLocks(), Healing(admin, Stubs(repository), GroupLocks(), 300.0), {})
     (settings,) = [reader.settings for reader in read_back(repository) if reader.group == "single"]
-    running = asyncio.create_task(ask(replicas, "single", "Hi", num_tokens=230))
+    running = asyncio.create_task(ask(replicas, "single", "Hi", num_tokens=115))
     await asyncio.sleep(0.5)
     assert not await room.put("single", [{**settings, "max_batch_size": BATCH_SIZE + 1}])
     if running.done():  # nothing can be shown by an answer that ended before
-        pytest.skip("this machine took longer to load a model than an answer of 230 tokens takes")
+        pytest.skip("this machine took longer to load a model than an answer of 115 tokens takes")
     assert await seconds(replicas, "single", ["Hi"]) < NUM_TOKENS * PASS_SECONDS
-    assert (await running).completion_tokens == 230
+    assert (await running).completion_tokens == 115
     await admin.close()
 
 
