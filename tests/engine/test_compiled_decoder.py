@@ -24,10 +24,10 @@ MAX_ROWS = 9
 class Engine:
     """A model with a cache, whose first sequences are `lengths` long."""
 
-    def __init__(self, model: Any, lengths: list[int], pack: Any = TiledLinear, kept: Any = torch.float32):
+    def __init__(self, model: Any, lengths: list[int], pack: Any = TiledLinear, dtype: Any = torch.float32) -> None:
         rules = probe_layers(model)
         self.layers = {number: rule.shape for number, rule in rules.items()}
-        self.cache = KVCache(self.layers, 64, dtype=kept, device=CPU)
+        self.cache = KVCache(self.layers, 64, dtype=dtype, device=CPU)
         self.attention = find_decode_attention(rules.values(), self.cache, torch.float32)
         self.fused = build_decoder(model, rules, pack)
         self.compiled = compile_decoder(self.fused, self.cache, self.attention, MAX_ROWS)
@@ -49,11 +49,11 @@ class Engine:
 
 
 @pytest.mark.parametrize(
-    ("pack", "kept"), [(TiledLinear, torch.float32), (TiledLinear, torch.bfloat16), (TiledInt8Linear, torch.bfloat16)]
+    ("pack", "dtype"), [(TiledLinear, torch.float32), (TiledLinear, torch.bfloat16), (TiledInt8Linear, torch.bfloat16)]
 )
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
-def test_a_program_gives_the_fused_passs_logits_to_the_last_bit(family: str, pack: Any, kept: torch.dtype):
-    engine = Engine(model_of(family, **WHOLE_TILES), [3, 31, 32, 33, 70, 1, 100, 5, 64], pack, kept)
+def test_a_program_gives_the_fused_passs_logits_to_the_last_bit(family: str, pack: Any, dtype: torch.dtype):
+    engine = Engine(model_of(family, **WHOLE_TILES), [3, 31, 32, 33, 70, 1, 100, 5, 64], pack, dtype)
     assert isinstance(engine.compiled, CompiledDecoder)
     for rows in ([0], [4], [1, 2], [6, 0, 3], list(range(9))):
         wanted = engine.step(engine.fused, rows)
@@ -65,7 +65,7 @@ def test_a_program_gives_the_fused_passs_logits_to_the_last_bit(family: str, pac
 
 def test_a_cache_of_16_bits_gives_the_same_however_a_prompt_is_cut():
     """A chunk sees its own keys rounded, as the next one will, and not as they were computed."""
-    engine = Engine(model_of("llama", **WHOLE_TILES), [5], kept=torch.bfloat16)
+    engine = Engine(model_of("llama", **WHOLE_TILES), [5], dtype=torch.bfloat16)
     whole = engine.compute(engine.fused, [Extent(0, 40, engine.tables[0])]).clone()
     engine.compute(engine.fused, [Extent(0, 17, engine.tables[0])])
     assert torch.allclose(engine.compute(engine.fused, [Extent(17, 23, engine.tables[0])]), whole, rtol=0, atol=1e-5)

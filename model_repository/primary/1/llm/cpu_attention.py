@@ -77,6 +77,12 @@ class CpuDecodeAttention:
 
 
 @inlined
+def _number(cache: Any, halves: Any, itemsize: Any, index: Any) -> Any:
+    """A number of the cache, which is one of float32 or, by its other view, one of their upper halves."""
+    return cache[index] if itemsize == 4 else float_of(np.int32(halves[index]) << 16)
+
+
+@inlined
 def _upper_half(number: Any) -> Any:
     """The bits of the bfloat16 that is nearest to a float32, of two the even one; both as integers."""
     if number & np.int32(0x7FFFFFFF) > np.int32(0x7F800000):  # NaN, which rounding could make a number
@@ -147,10 +153,7 @@ def _loop(key_dim: int, value_dim: int, block_size: int, itemsize: int) -> Paral
                         queries = row * query_stride + (first_head + head) * key_dim
                         score = f32(0)
                         for i in range(key_dim):
-                            if itemsize == 4:
-                                score += query[u64(queries + i)] * cache[u64(keys + i)]
-                            else:
-                                score += query[u64(queries + i)] * float_of(np.int32(halves[u64(keys + i)]) << 16)
+                            score += query[u64(queries + i)] * _number(cache, halves, itemsize, u64(keys + i))
                         scores[u64(head * block_size + token)] = score * scale
                 for head in range(part_heads):
                     at = head * block_size
@@ -171,11 +174,8 @@ def _loop(key_dim: int, value_dim: int, block_size: int, itemsize: int) -> Paral
                         values = base + token * width + kv_heads * key_dim + (first_head + head) // group * value_dim
                         weight = scores[u64(head * block_size + token)]
                         for i in range(value_dim):
-                            if itemsize == 4:
-                                sums_of_values[u64(head * value_dim + i)] += weight * cache[u64(values + i)]
-                            else:
-                                value = float_of(np.int32(halves[u64(values + i)]) << 16)
-                                sums_of_values[u64(head * value_dim + i)] += weight * value
+                            value = _number(cache, halves, itemsize, u64(values + i))
+                            sums_of_values[u64(head * value_dim + i)] += weight * value
             for head in range(part_heads):
                 at = (row * heads + first_head + head) * value_dim
                 for i in range(value_dim):

@@ -71,7 +71,7 @@ class KVCache:
 
     def rounded(self, key_value: torch.Tensor) -> torch.Tensor:
         """Keys and values as they are after they were written and read, in their own type."""
-        return key_value if key_value.dtype == self.dtype else key_value.to(self.dtype).to(key_value.dtype)
+        return key_value.to(self.dtype).to(key_value.dtype)
 
     def read(self, layer: int, blocks: torch.Tensor) -> torch.Tensor:
         """What lies in `blocks` `[rows, blocks]`, in the cache's type: `[rows, blocks x block_size, width]`."""

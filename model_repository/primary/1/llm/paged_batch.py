@@ -113,8 +113,6 @@ class PagedBatch:
 
     def attend(self, layer: int, query: torch.Tensor, key_value: torch.Tensor, rule: HeadRule) -> torch.Tensor:
         """See `AttentionBatch`."""
-        # What a token sees must not depend on which tokens were computed beside it and which lay in the cache.
-        key_value = self._cache.rounded(key_value)
         self._cache.write(layer, self.slots, key_value)
         if self.whole_pass is not None:
             return self._decode(layer, self.whole_pass, query, rule)
@@ -177,7 +175,8 @@ class PagedBatch:
         tokens, heads, dim = query.shape
         kv_heads = rule.shape.num_kv_heads
         if extent.start == 0:
-            key_value = fresh[None]
+            # As they lie in the cache: what a token sees must not depend on how its prompt was cut.
+            key_value = self._cache.rounded(fresh)[None]
         else:
             size = self._cache.block_size
             used = torch.tensor([list(extent.block_table[: -(-extent.end // size)])], device=self._device)
