@@ -152,8 +152,10 @@ def test_what_a_schema_says_is_what_may_be_written(
     assert not is_begun_by(grammars, tokenizer, schema, no)
 
 
-def is_begun_by(grammars: Grammars, tokenizer: PreTrainedTokenizerFast, schema: object, text: str) -> bool:
-    (constraint,) = grammars.constraints(Grammar("json_schema", json.dumps(schema)), 1)
+def is_begun_by(
+    grammars: Grammars, tokenizer: PreTrainedTokenizerFast, schema: object, text: str, *, is_lenient: bool = False
+) -> bool:
+    (constraint,) = grammars.constraints(Grammar("json_schema", json.dumps(schema), is_lenient=is_lenient), 1)
     for token_id in tokenizer(text, add_special_tokens=False)["input_ids"]:
         if token_id not in allowed(constraint):
             return False
@@ -161,9 +163,10 @@ def is_begun_by(grammars: Grammars, tokenizer: PreTrainedTokenizerFast, schema: 
     return True
 
 
-def test_a_lenient_schema_drops_bounds_that_cannot_be_held(grammars: Grammars):
-    schema = json.dumps({"type": "number", "minimum": 1e300})
-    grammars.constraints(Grammar("json_schema", schema, is_lenient=True), 1)
+def test_a_lenient_schema_drops_bounds_that_cannot_be_held(grammars: Grammars, tokenizer: PreTrainedTokenizerFast):
+    schema = {"type": "number", "minimum": 1e300}
+    assert is_begun_by(grammars, tokenizer, schema, "-5", is_lenient=True)
+    assert not is_begun_by(grammars, tokenizer, schema, '"5"', is_lenient=True)
 
 
 @pytest.mark.parametrize(

@@ -42,5 +42,5 @@ def test_a_place_is_free_again_whatever_became_of_the_work():
                 ended.set()
 
         threads.submit(fail)
-        ended.wait()
+        assert ended.wait(10)
     threads.stop()
