@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Protocol
 
 import msgspec
 from sanic import HTTPResponse, Request
 
 from proxy import sse
+from proxy.answer import Answer
 from proxy.backend import Piece
 from proxy.context import Context
-from proxy.errors import ApiError, DeadlineError, InternalError, describe
+from proxy.errors import ApiError, DeadlineError, InternalError
 from proxy.record import record_of
 from proxy.request_id import request_id
 from proxy.response import Response
@@ -22,16 +22,6 @@ from proxy.response import Response
 _log = logging.getLogger(__name__)
 
 Pieces = AsyncGenerator[Sequence[Piece], None]
-
-
-class Answer(Protocol):
-    """Knows the shape in which a route answers."""
-
-    def completion(self, pieces: Sequence[Piece]) -> Any:
-        """The whole answer, of all its pieces."""
-
-    def chunks(self, pieces: Iterable[Piece]) -> Iterable[Any]:
-        """The events that these pieces make."""
 
 
 async def respond(
@@ -87,13 +77,15 @@ async def _stream(request: Request, ctx: Context, answer: Answer, pieces: Pieces
             failure = _late(ctx) if isinstance(error, TimeoutError) else error
             if not stream.begun:
                 raise failure from None
-            await _fail(request, ctx, stream, wire, failure)
+            await _fail(request, ctx, stream, answer, wire, failure)
         finally:
             ctx.shutdown.release(request)
 
 
-async def _fail(request: Request, ctx: Context, stream: sse.EventStream, wire: sse.Wire, error: Exception) -> None:
-    """End a stream that has begun with an error event and without what ends an answer."""
+async def _fail(
+    request: Request, ctx: Context, stream: sse.EventStream, answer: Answer, wire: sse.Wire, error: Exception
+) -> None:
+    """End a stream that has begun by telling of the error, without what ends an answer."""
     if not isinstance(error, ApiError):
         _log.error("request %s failed while streaming", request_id(request), exc_info=error)
         error = InternalError("The server failed while streaming the answer.")
@@ -101,7 +93,7 @@ async def _fail(request: Request, ctx: Context, stream: sse.EventStream, wire: s
         _log.warning("request %s ended with an error event: %s", request_id(request), error.message)
     record_of(request).fail(error)
     ctx.meter.told(error)
-    await stream.write(wire.encode([describe(error)]), end=True)
+    await stream.write(wire.encode(answer.failure(error)), end=True)
 
 
 def _deadline(ctx: Context) -> AbstractAsyncContextManager[object]:

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from proxy.answer import Answer
 from proxy.backend import FinishReason, Piece, TokenLogprob
 from proxy.request_id import new_id
 from proxy.tools import ToolCall, ToolCallDelta, calls, deltas, is_whole
@@ -82,7 +83,7 @@ class ChatChunk(msgspec.Struct):
     usage: UsageCount | UnsetType | None = UNSET
 
 
-class ChatAnswer:
+class ChatAnswer(Answer):
     """What all chunks of one answer share, and which of its choices have begun."""
 
     def __init__(self, model: str, fingerprint: str, include_usage: bool = False) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from proxy.answer import Answer
 from proxy.backend import FinishReason, Piece
 from proxy.chat_response import by_choice
 from proxy.request_id import new_id
@@ -45,7 +46,7 @@ class Completion(msgspec.Struct):
     usage: UsageCount | UnsetType | None = UNSET
 
 
-class CompletionAnswer:
+class CompletionAnswer(Answer):
     """What all chunks of one answer share.
 
     Args:

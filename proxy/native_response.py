@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from proxy.answer import Answer
 from proxy.backend import FinishReason, Piece, Usage
 from proxy.chat_response import by_choice
 
@@ -34,7 +35,7 @@ class TextEvent(msgspec.Struct, frozen=True):
     index: int | None = None
 
 
-class NativeAnswer:
+class NativeAnswer(Answer):
     """What one answer has said of itself so far.
 
     Args:

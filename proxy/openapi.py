@@ -66,8 +66,7 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
         content["text/event-stream"] = {
             "schema": {
                 "type": "string",
-                "description": "One `data:` line per event, of the type below, then `data: [DONE]`; an event with "
-                "an `error` ends a stream that has failed.",
+                "description": route.event_stream,
                 "contentMediaType": "application/json",
                 "contentSchema": {"anyOf": [schemas[route.event], schemas[ErrorBody]]},
             }

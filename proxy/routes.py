@@ -11,8 +11,16 @@ from proxy.completion_request import CompletionBody
 from proxy.completion_response import Completion
 from proxy.health import Health
 from proxy.models import Model, ModelList
+from proxy.responses_event import ResponsesEvent
+from proxy.responses_object import ResponseObject
+from proxy.responses_request import ResponsesBody
 from proxy.tokens import DetokenizeAnswer, DetokenizeBody, TokenizeAnswer, TokenizeBody
 from proxy.version import Version
+
+_EVENT_STREAM = (
+    "One `data:` line per event, of the type below, then `data: [DONE]`; an event with an `error` ends a stream that "
+    "has failed."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +31,7 @@ class Route:
         body: type of the request's body.
         answer: type of a 200's body.
         event: type of a stream's events, where the route streams.
+        event_stream: how such a stream is written.
         text_events: how a stream is written whose events are text.
         failures: statuses that only this route has.
     """
@@ -33,6 +42,7 @@ class Route:
     answer: Any = None
     body: Any = None
     event: Any = None
+    event_stream: str = _EVENT_STREAM
     text_events: str = ""
     failures: tuple[int, ...] = ()
     is_open: bool = False
@@ -76,6 +86,17 @@ ROUTES = (
         body=CompletionBody,
         answer=Completion,
         event=Completion,
+        failures=BODY + GROUP + ANSWER,
+    ),
+    Route(
+        method="post",
+        path="/v1/responses",
+        summary="Answer a conversation, as OpenAI's newer API does; nothing is kept",
+        body=ResponsesBody,
+        answer=ResponseObject,
+        event=ResponsesEvent,
+        event_stream="An `event:` line with its name and a `data:` line per event, of the type below; after "
+        "`response.completed`, `response.incomplete` or `response.failed` nothing comes.",
         failures=BODY + GROUP + ANSWER,
     ),
     Route(

@@ -24,6 +24,7 @@ from proxy.openapi import describing
 from proxy.pulses import Pulses
 from proxy.replicas import Replicas
 from proxy.request_body import drained_bytes
+from proxy.responses import responses
 from proxy.routes import OPENAI
 from proxy.shutdown import Shutdown
 from proxy.tokens import tokens
@@ -38,7 +39,7 @@ def create_app(config: ProxyConfig, backend: Backend | None = None, name: str = 
     The backend is closed when the app stops. `name` must be unique in the process.
     """
     app = new_app(config, name)
-    for routes in (chat, completions, tokens, models, version, describing(OPENAI), health, metrics):
+    for routes in (chat, completions, responses, tokens, models, version, describing(OPENAI), health, metrics):
         app.blueprint(routes)
     error_handler.install(app)
     _manage_context(app, config, backend)

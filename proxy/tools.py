@@ -14,13 +14,13 @@ from proxy.backend import ToolCallPart
 from proxy.errors import InvalidRequestError
 from proxy.sampling import SamplingFields
 
-_Name = Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")]
+ToolName = Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class FunctionDefinition(msgspec.Struct):
     """A function that the model may call. Unless it is `strict`, keywords that cannot be enforced are disregarded."""
 
-    name: _Name
+    name: ToolName
     description: str | None = None
     parameters: Annotated[dict[str, Any], Meta(description="a JSON schema of the arguments")] | None = None
     strict: bool | None = None
@@ -36,7 +36,7 @@ class Tool(msgspec.Struct):
 class FunctionName(msgspec.Struct):
     """Which function to call."""
 
-    name: _Name
+    name: ToolName
 
 
 class NamedToolChoice(msgspec.Struct):
@@ -119,7 +119,7 @@ def calls(parts: Iterable[ToolCallPart]) -> list[ToolCall]:
     whole: dict[int, ToolCall] = {}
     for part in parts:
         if part.name is not None:
-            whole[part.index] = ToolCall(_call_id(), "function", FunctionCall(part.name))
+            whole[part.index] = ToolCall(new_call_id(), "function", FunctionCall(part.name))
         whole[part.index].function.arguments += part.arguments
     return [call for _, call in sorted(whole.items())]
 
@@ -133,12 +133,12 @@ def is_whole(arguments: str) -> bool:
     return True
 
 
+def new_call_id() -> str:
+    """A fresh id: nine letters and digits, because Mistral's chat templates refuse any other when it comes back."""
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
+
+
 def _delta(part: ToolCallPart) -> ToolCallDelta:
     if part.name is None:
         return ToolCallDelta(part.index, function=FunctionCall(arguments=part.arguments))
-    return ToolCallDelta(part.index, _call_id(), "function", FunctionCall(part.name, part.arguments))
-
-
-def _call_id() -> str:
-    """A fresh id: nine letters and digits, because Mistral's chat templates refuse any other when it comes back."""
-    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
+    return ToolCallDelta(part.index, new_call_id(), "function", FunctionCall(part.name, part.arguments))

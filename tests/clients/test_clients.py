@@ -51,11 +51,14 @@ def expected(service: Any) -> dict[str, Any]:
         "streamed": text,
         "async": text,
         "batch": [text, text],
+        "response": text,
+        "response_streamed": text,
         "turn": ask(turns)["choices"][0]["message"]["content"],
         "completion": completion["choices"][0]["text"],
         "completion_tokens": first["usage"]["completion_tokens"],
         "streamed_completion_tokens": first["usage"]["completion_tokens"],
         "prompt_tokens": first["usage"]["prompt_tokens"],
+        "response_prompt_tokens": first["usage"]["prompt_tokens"],
         "finish_reason": "length",
         "error": "model_not_found",
     }
@@ -76,9 +79,10 @@ def test_simon_willisons_llm_gets_them_too(base_url: str, expected: dict[str, An
     assert "nobody" in got["error"]
 
 
-def test_an_agent_calls_a_tool_and_uses_what_it_says(base_url: str):
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_an_agent_calls_a_tool_and_uses_what_it_says(base_url: str, api: str):
     script = HERE / "scripts" / "openai_agents_client.py"
-    got = json.loads(run(VENV / "python", script, f"{base_url}/v1").splitlines()[-1])
+    got = json.loads(run(VENV / "python", script, f"{base_url}/v1", api).splitlines()[-1])
     assert got["kinds"][:2] == ["tool_call_item", "tool_call_output_item"]
     assert got["kinds"][-1] == "message_output_item"
     assert len(got["called"]) >= 2  # whole and streamed

@@ -26,7 +26,7 @@ def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(("api", "num_examples"), [("openai", 400), ("native", 60)])
+@pytest.mark.parametrize(("api", "num_examples"), [("openai", 250), ("native", 60)])
 def test_whatever_is_sent_the_answer_is_one_that_is_described(tmp_path: Path, api: str, num_examples: int):
     ports = dict(zip(("openai", "native"), free_ports(2), strict=True))
     url = f"http://127.0.0.1:{ports[api]}"

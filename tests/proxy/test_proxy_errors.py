@@ -21,6 +21,7 @@ ROUTES = [
     ("/v1/models", {"GET", "HEAD", "OPTIONS"}),
     ("/v1/models/primary", {"GET", "HEAD", "OPTIONS"}),
     ("/v1/completions", {"POST", "OPTIONS"}),
+    ("/v1/responses", {"POST", "OPTIONS"}),
     ("/tokenize", {"POST", "OPTIONS"}),
     ("/detokenize", {"POST", "OPTIONS"}),
     ("/version", {"GET", "HEAD", "OPTIONS"}),

@@ -68,7 +68,7 @@ def test_random_requests_get_an_answer_or_a_reason(victim: Victim) -> None:
     count = 0
     with httpx.Client(base_url=victim.url, timeout=60) as http:
         while time.monotonic() < deadline or count < 100:
-            path = rng.choice(["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"])
+            path = rng.choice(["/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize", "/detokenize"])
             body = _mutated(rng, json.dumps(_random_body(rng)).encode())
             answer = http.post(path, content=body, headers={"content-type": "application/json"})
             assert answer.status_code < 500, (path, body[:2000], answer.text)

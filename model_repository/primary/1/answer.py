@@ -39,6 +39,8 @@ class Answer:
         self._bytes_of = bytes_of
         self._on_stop_string = on_stop_string
         self._outputs = outputs
+        self._num_reasoning = 0
+        self._unheard = [0] * len(outputs)  # tokens of each choice behind which nothing has come out yet
 
     @property
     def is_complete(self) -> bool:
@@ -48,11 +50,12 @@ class Answer:
     @property
     def usage(self) -> dict[str, int]:
         """Token counts so far; the prompt counts once, the choices together."""
-        return {
+        counts = {
             "prompt_tokens": self._num_prompt_tokens,
             "completion_tokens": self._num_tokens,
             "cached_tokens": self.num_reused,
         }
+        return counts | ({"reasoning_tokens": self._num_reasoning} if self._num_reasoning else {})
 
     def add(
         self,
@@ -62,6 +65,22 @@ class Answer:
         logprobs: list[TokenLogprobs] | None = None,
     ) -> list[Event]:
         """Continue choice `index`; no event when it has ended already, the engine being a pass ahead of it."""
+        if not self._outputs or len(token_ids) < 2:
+            return self._add(index, token_ids, finish_reason, logprobs)
+        # One by one, so that it is known which of them were thoughts.
+        events: list[Event] = []
+        for number, token_id in enumerate(token_ids):
+            reason = finish_reason if number == len(token_ids) - 1 else None
+            events += self._add(index, [token_id], reason, (logprobs or [])[number : number + 1])
+        return events
+
+    def _add(
+        self,
+        index: int,
+        token_ids: list[int],
+        finish_reason: FinishReason | None,
+        logprobs: list[TokenLogprobs] | None,
+    ) -> list[Event]:
         stream = self._streams.get(index)
         if stream is None:
             return []
@@ -97,6 +116,11 @@ class Answer:
         body: dict[str, Any] = {"index": index, "num_tokens": num_tokens, "finish_reason": finish_reason}
         if self._outputs:
             parts = self._outputs[index].push(text, is_last=finish_reason is not None, is_cut=is_cut)
+            self._unheard[index] += num_tokens
+            if parts.reasoning:
+                self._num_reasoning += self._unheard[index]
+            if parts.reasoning or parts.text or parts.tool_calls:
+                self._unheard[index] = 0
             text = parts.text
             if parts.reasoning:
                 body["reasoning"] = parts.reasoning

@@ -1,4 +1,4 @@
-// OpenAI's SDK for Node: a whole answer, a stream, several turns, a completion, an error, a stream that is left.
+// OpenAI's SDK for Node: a whole answer, a stream, several turns, a completion, a response, an error, a stream that is left.
 import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: process.argv[2], apiKey: "none", maxRetries: 0 });
@@ -23,6 +23,13 @@ const turns = [...question, { role: "assistant", content: text }, { role: "user"
 const turn = (await client.chat.completions.create({ ...settings, messages: turns })).choices[0].message.content;
 const completion = (await client.completions.create({ ...settings, prompt: "The capital of France is" })).choices[0].text;
 
+const newer = { model: "primary", temperature: 0, max_output_tokens: 16, instructions: question[0].content };
+const response = await client.responses.create({ ...newer, input: question[1].content });
+let response_streamed = "";
+for await (const event of await client.responses.create({ ...newer, input: question[1].content, stream: true })) {
+  if (event.type === "response.output_text.delta") response_streamed += event.delta;
+}
+
 let error = "";
 try {
   await client.chat.completions.create({ ...settings, model: "nobody", messages: question });
@@ -43,6 +50,8 @@ console.log(
     async: helped,
     turn,
     completion,
+    response: response.output_text,
+    response_streamed,
     completion_tokens: answer.usage.completion_tokens,
     prompt_tokens: answer.usage.prompt_tokens,
     finish_reason: answer.choices[0].finish_reason,

@@ -1,4 +1,6 @@
-// Vercel's AI SDK: a whole answer, a stream, several turns, an error, a stream that is aborted.
+// Vercel's AI SDK: a whole answer, a stream, several turns, an error, a stream that is aborted; and its provider for
+// OpenAI, which asks for responses.
+import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, generateText, streamText } from "ai";
 
@@ -19,6 +21,12 @@ const messages = [
 ];
 const turn = (await generateText({ ...settings, system, messages })).text;
 
+const openai = createOpenAI({ baseURL: process.argv[2], apiKey: "none" });
+const newer = { ...settings, model: openai("primary"), system, prompt };
+const response = await generateText(newer);
+let response_streamed = "";
+for await (const part of streamText(newer).textStream) response_streamed += part;
+
 let error = "";
 try {
   await generateText({ ...settings, model: provider("nobody"), system, prompt });
@@ -38,6 +46,9 @@ console.log(
     text: answer.text,
     streamed,
     turn,
+    response: response.text,
+    response_streamed,
+    response_prompt_tokens: response.usage.inputTokens,
     completion_tokens: answer.usage.outputTokens,
     prompt_tokens: answer.usage.inputTokens,
     streamed_completion_tokens: (await stream.usage).outputTokens,

@@ -4,7 +4,15 @@ import asyncio
 import json
 import sys
 
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, Runner, function_tool, set_tracing_disabled
+from agents import (
+    Agent,
+    ModelSettings,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
 from openai import AsyncOpenAI
 
 set_tracing_disabled(True)
@@ -24,7 +32,7 @@ async def main() -> None:
     agent = Agent(
         name="Forecaster",
         instructions="Tell people about the weather.",
-        model=OpenAIChatCompletionsModel("primary", client),
+        model={"chat": OpenAIChatCompletionsModel, "responses": OpenAIResponsesModel}[sys.argv[2]]("primary", client),
         tools=[get_weather],
         model_settings=settings,
     )
