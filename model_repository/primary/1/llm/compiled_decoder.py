@@ -11,10 +11,11 @@ import torch
 from llm.attention import AttentionBatch
 from llm.compiled import Program, Step
 from llm.cpu_attention import CpuDecodeAttention
-from llm.cpu_operations import gate, is_silu, normalise, normalise_heads, rotate, set_rope
+from llm.cpu_operations import gate, normalise, normalise_heads, rotate, set_rope
 from llm.fused_decoder import FusedDecoder, Layer
 from llm.kv_cache import KVCache
 from llm.linear import JoinedLinear
+from llm.operations import is_silu
 from llm.paged_batch import PagedBatch
 from llm.tiled_int8_linear import TiledInt8Linear
 from llm.tiled_linear import TiledLinear

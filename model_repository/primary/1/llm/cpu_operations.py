@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 from numba import carray
-from transformers.activations import SiLUActivation
 
 from llm.compiled import ParallelLoop, Program, Step, bits
 from llm.intrinsics import address, exp, float_of, num_threads, thread_number
-from llm.operations import Activation, Norm, TorchOperations
+from llm.operations import Activation, Norm, TorchOperations, is_silu
 
 _F32 = np.float32
 
@@ -38,11 +37,6 @@ class CpuOperations(TorchOperations):
     def rotate(self, joined: torch.Tensor, count: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """See `Operations`."""
         rotate(joined, count, cos, sin).run(joined.numel())
-
-
-def is_silu(activation: Activation) -> bool:
-    """Whether `gate` computes this one."""
-    return isinstance(activation, torch.nn.SiLU | SiLUActivation)
 
 
 def normalise(rows: torch.Tensor, norm: Norm, out: torch.Tensor) -> Step:

@@ -43,9 +43,9 @@ class CudaRunner:
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
-        """See `ModelRunner.forward`."""
+        """As `ModelRunner.forward`, but in the model's own type, and the device may still be at work on it."""
         if self._graphs is not None and self._graphs.suits(chunks):
-            return self._graphs.run(chunks).float()
+            return self._graphs.run(chunks)
         inputs = PassInputs.of(chunks, self._cache.block_size).to(self._cache.device)
         batch = VarlenBatch(self._cache, inputs, self._attend)
-        return self._decoder(inputs.token_ids, inputs.positions, inputs.sampled, batch).float()
+        return self._decoder(inputs.token_ids, inputs.positions, inputs.sampled, batch)

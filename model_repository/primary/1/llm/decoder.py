@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import torch
 
 from llm.attention import AttentionBatch, HeadRule
+from llm.cuda_kernels import CudaKernels
+from llm.cuda_operations import CudaOperations
 from llm.fused_decoder import FusedDecoder, has_known_shape
 from llm.kv_cache import KVCache
 from llm.linear import Pack, pack_modules
@@ -52,11 +54,11 @@ class TransformersDecoder:
 
 
 @torch.inference_mode()
-def build_decoder(model: Any, rules: dict[int, HeadRule], pack: Pack) -> Decoder:
+def build_decoder(model: Any, rules: dict[int, HeadRule], pack: Pack, kernels: CudaKernels | None = None) -> Decoder:
     """The fastest pass for a model; its linear layers are packed, after which the model itself is of no more use."""
     own = TransformersDecoder(model)
     if has_known_shape(model):
-        fused = FusedDecoder(model, rules, _choose_operations(model.device, model.dtype))
+        fused = FusedDecoder(model, rules, _choose_operations(model.device, model.dtype, kernels))
         if _agree(fused, own, model):
             fused.pack(pack)
             return fused
@@ -76,8 +78,10 @@ def compile_decoder(decoder: Decoder, cache: KVCache, attention: DecodeAttention
     return CompiledDecoder(decoder, cache, attention, max_rows)
 
 
-def _choose_operations(device: torch.device, dtype: torch.dtype) -> Operations:
+def _choose_operations(device: torch.device, dtype: torch.dtype, kernels: CudaKernels | None) -> Operations:
     """The fastest that were measured for this device."""
+    if kernels is not None:
+        return CudaOperations(kernels, dtype)
     if device.type == "cpu" and dtype == torch.float32:
         from llm.cpu_operations import CpuOperations  # compiles, which nothing else needs
 

@@ -82,6 +82,8 @@ def choose_pack(device: torch.device, dtype: torch.dtype, quant_type: str) -> Pa
             return TiledLinear
         if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return OneDnnLinear
+    if device.type == "cuda":
+        return CudaLinear
     if device.type == "cpu" and dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return OneDnnLinear
     return plain_linear
@@ -101,6 +103,24 @@ def has_bfloat16() -> bool:
 def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     """The weight as it is."""
     return partial(linear, weight=weight, bias=bias)
+
+
+class CudaLinear:
+    """The weight as it is; cuBLAS adds to sums in the same kernel."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._weight = weight
+        self._bias = bias
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """See `Linear`."""
+        return linear(rows, self._weight, self._bias)
+
+    def add_to(self, sums: torch.Tensor, rows: torch.Tensor) -> None:
+        """See `AddingLinear`."""
+        if self._bias is not None:
+            sums += self._bias
+        sums.addmm_(rows, self._weight.t())
 
 
 class MklLinear:

@@ -18,6 +18,8 @@ from llm.attention import IMPLEMENTATION
 from llm.block_pool import BlockPool
 from llm.chat_prompt import ChatPrompt
 from llm.config import EngineConfig
+from llm.cuda_drawing import CudaSampler
+from llm.cuda_kernels import find_kernels
 from llm.cuda_runner import CudaRunner
 from llm.decoder import build_decoder, compile_decoder
 from llm.dialect import Dialect
@@ -135,7 +137,8 @@ def _load(config: EngineConfig, device: torch.device, listener: Listener | None)
     model, tokenizer, generation = _fetch(config, device, dtype, LoadProgress(listener))
     rules = probe_layers(model)
     layers = {number: rule.shape for number, rule in rules.items()}
-    decoder = build_decoder(model, rules, choose_pack(device, dtype, config.quant_type))
+    kernels = find_kernels(dtype, device)
+    decoder = build_decoder(model, rules, choose_pack(device, dtype, config.quant_type), kernels)
     attend = find_varlen_attention(rules.values(), dtype, device)
     block_size = VARLEN_BLOCK_SIZE if attend else BLOCK_SIZE
     # With weights in 8 bits, the cache is the larger part of what a pass over long sequences reads.
@@ -163,7 +166,8 @@ def _load(config: EngineConfig, device: torch.device, listener: Listener | None)
         end_token_ids=_end_token_ids(generation, tokenizer),
         defaults=_sampling_defaults(config.model_name, generation),
     )
-    engine = Engine(runner, Sampler(), scheduler, limits, max_queue_size=config.max_queue_size)
+    sampler = Sampler() if kernels is None else CudaSampler(kernels, device, config.max_batch_size)
+    engine = Engine(runner, sampler, scheduler, limits, max_queue_size=config.max_queue_size)
     description = _describe(config, model, device, dtype, max_model_len)
     give_back_freed_memory()
     log.info("%s; KV cache of %d tokens", description, num_blocks * block_size)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 from torch.nn.functional import rms_norm
+from transformers.activations import SiLUActivation
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
@@ -16,6 +17,11 @@ class Norm:
 
     weight: torch.Tensor
     eps: float
+
+
+def is_silu(activation: Activation) -> bool:
+    """Whether it is the one that the compiled gates of each device compute."""
+    return isinstance(activation, torch.nn.SiLU | SiLUActivation)
 
 
 class Operations(Protocol):

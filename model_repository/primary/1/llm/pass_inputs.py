@@ -82,10 +82,10 @@ class PassInputs:
         )
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """The same on a device, which is not waited for."""
         return type(self)(
-            self.longs.to(device),
-            self.ints.to(device),
+            _sendable(self.longs, device).to(device, non_blocking=True),
+            _sendable(self.ints, device).to(device, non_blocking=True),
             self.num_tokens,
             self.num_sequences,
             self.longest_chunk,
@@ -93,9 +93,9 @@ class PassInputs:
         )
 
     def copy_(self, other: Self) -> None:
-        """Take the numbers of a pass of the same form over, in place."""
-        self.longs.copy_(other.longs)
-        self.ints.copy_(other.ints)
+        """Take the numbers of a pass of the same form over, in place; a device is not waited for."""
+        self.longs.copy_(_sendable(other.longs, self.longs.device), non_blocking=True)
+        self.ints.copy_(_sendable(other.ints, self.ints.device), non_blocking=True)
 
     @property
     def token_ids(self) -> torch.Tensor:
@@ -136,3 +136,8 @@ class PassInputs:
     def block_table(self) -> torch.Tensor:
         """`[sequences, blocks]`: the blocks of each, in order; zeros behind the last."""
         return self.ints[3 * self.num_sequences + 2 :].view(self.num_sequences, -1)
+
+
+def _sendable(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The same where a GPU can fetch them from by itself."""
+    return numbers.pin_memory() if device.type == "cuda" else numbers

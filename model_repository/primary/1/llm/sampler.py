@@ -15,6 +15,8 @@ from llm.request import TokenLogprobs
 from llm.sequence import Sequence
 from llm.token_mask import TokenMasks
 
+NO_NUMBERS = "The model computed no usable numbers for this request."
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -32,13 +34,14 @@ class Sampler:
         """Draw one token per row.
 
         Args:
-            logits: `[rows, vocabulary]` float32; may be changed.
+            logits: `[rows, vocabulary]`; may be changed if they are float32.
             sequences: the rows' owners; the drawn token will stand at position `len(token_ids)`.
 
         Returns:
             For each row its draw; an error where the model's logits are no numbers, or a constraint fails.
         """
         masks = TokenMasks(sequences, logits.shape[-1])
+        logits = logits.float()
         is_usable = logits.sum(dim=-1).isfinite()
         if not is_usable.all():
             logits = logits.masked_fill(~is_usable[:, None], 0.0)
@@ -54,7 +57,7 @@ class Sampler:
             draws[i] = Draw(tokens[i], _report(row, tokens[i], sequences[i].logprobs or 0))
         for i, usable in enumerate(is_usable.tolist()):
             if not usable:
-                draws[i] = EngineError("The model computed no usable numbers for this request.")
+                draws[i] = EngineError(NO_NUMBERS)
         for i, failure in masks.failures.items():
             draws[i] = failure
         return draws

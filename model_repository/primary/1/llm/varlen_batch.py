@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 # The flash attention of Ampere GPUs takes pages of a multiple of 256 tokens.
 VARLEN_BLOCK_SIZE = 256
 _MAX_HEAD_DIM = 256
+# More than one leaves the rows of all sequences but the first unwritten (torch 2.13, pytorch issue 194167); with one, a
+# row's numbers are also the same whatever else is in the pass.
+_NUM_SPLITS = 1
 
 # As `torch.nn.attention.varlen.varlen_attn`.
 VarlenAttention = Callable[..., torch.Tensor]
@@ -55,6 +58,7 @@ class VarlenBatch:
             enable_gqa=True,
             seqused_k=inputs.ends,
             block_table=inputs.block_table,
+            num_splits=_NUM_SPLITS,
         )
 
 
@@ -106,6 +110,7 @@ def computes_attention(attend: VarlenAttention, dtype: torch.dtype, device: torc
             enable_gqa=True,
             seqused_k=int32([end for _, end in spans]),
             block_table=int32(tables),
+            num_splits=_NUM_SPLITS,
         ).float()
     except RuntimeError as error:
         log.warning("torch's paged attention cannot be used here, slower operations take its place: %s", error)
