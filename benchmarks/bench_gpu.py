@@ -1,6 +1,6 @@
 """Tokens per second on one GPU: the engine alone, the whole service, and transformers' continuous batching.
 
-Usage: .venv/bin/python benchmarks/bench_gpu.py [--streams 1 8 32 128 256] [--repeats 3] [--tiny]
+Usage: .venv/bin/python benchmarks/bench_gpu.py [--streams 1 8 32 128 256] [--repeats 3] [--peer-repeats 3] [--tiny]
 
 The model has the shape of Llama 3.2 1B and random weights, which cost what trained ones do. All three get the same
 prompts and write as many tokens. At one stream the figure stands beside the roofline: a token needs all weights from
@@ -64,7 +64,7 @@ def measure(way: str, run: Run, streams: list[int], repeats: int) -> list[dict[s
     return rows
 
 
-def measure_all(folder: Path, device: str, streams: list[int], repeats: int) -> list[dict[str, Any]]:
+def measure_all(folder: Path, device: str, streams: list[int], repeats: int, peer_repeats: int) -> list[dict[str, Any]]:
     """One after the other: each wants the GPU's memory for itself."""
     rows: list[dict[str, Any]] = []
     settings = {"device": device, "max_batch_size": str(_BATCH_SIZE)}
@@ -80,7 +80,7 @@ def measure_all(folder: Path, device: str, streams: list[int], repeats: int) -> 
     ):
         rows += measure("port 3003", lambda asked: run_http(service.url, asked), streams, repeats)
     peer = EngineAlone(str(folder), f"device={device}", program="transformers_alone.py")
-    rows += measure("transformers", peer.run, streams, repeats)
+    rows += measure("transformers", peer.run, streams, peer_repeats)
     peer.close()
     return rows
 
@@ -104,6 +104,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32, 128, 256])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--peer-repeats", type=int, default=3, help="of transformers, which takes 12 s to start a batch"
+    )
     parser.add_argument("--tiny", action="store_true", help="only see that the benchmark runs")
     arguments = parser.parse_args()
     has_gpu = torch.cuda.is_available()
@@ -115,7 +118,7 @@ def main() -> None:
         shape = random_llama.TINY if arguments.tiny else random_llama.ONE_BILLION
         weight_bytes = random_llama.save(Path(folder), shape, torch.device(device))
         torch.cuda.empty_cache()
-        rows = measure_all(Path(folder), device, arguments.streams, arguments.repeats)
+        rows = measure_all(Path(folder), device, arguments.streams, arguments.repeats, arguments.peer_repeats)
     table = summarise(rows)
     if bandwidth and 1 in arguments.streams:
         speed = next(line for line in table if line["streams"] == 1)["engine tokens/s"]

@@ -153,12 +153,18 @@ def test_a_kernel_is_used_only_where_it_computes_attention():
         out = varlen_reference(*tensors, seqused_k=seqused_k, **others)
         return out.roll(1, 0) if len(query) == int(starts[-1]) else out
 
+    def writes_the_first_alone(*tensors: Any, **others: Any) -> torch.Tensor:
+        out = varlen_reference(*tensors, **others)
+        out[int(tensors[3][1]) :] = float("nan")
+        return out
+
     def broken(*_: Any, **__: Any) -> torch.Tensor:
         raise RuntimeError("Paged KV cache block size must be divisible by 512")
 
     assert computes_attention(varlen_reference, torch.float32, CPU)
     assert not computes_attention(without_window, torch.float32, CPU)
     assert not computes_attention(aligned_to_the_first_key, torch.float32, CPU)
+    assert not computes_attention(writes_the_first_alone, torch.float32, CPU)
     assert not computes_attention(broken, torch.float32, CPU)
 
 

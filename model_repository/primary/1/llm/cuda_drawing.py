@@ -51,7 +51,8 @@ class CudaSampler:
     def sample(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> list[Draw | GenerationError]:
         """See `Sampler.sample`."""
         vocabulary = logits.shape[-1]
-        mine = [row for row, sequence in enumerate(sequences) if _is_plain(sequence, vocabulary)]
+        is_known = logits.dtype == self._kernels.dtype and logits.is_contiguous()
+        mine = [row for row, sequence in enumerate(sequences) if is_known and _is_plain(sequence, vocabulary)]
         draws: dict[int, Draw | GenerationError] = {}
         for row, token in zip(mine, self._draw(logits, sequences, mine) if mine else (), strict=True):
             if token == UNUSABLE:

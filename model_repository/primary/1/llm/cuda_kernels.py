@@ -38,6 +38,7 @@ class CudaKernels:
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         from cuda.bindings import driver, nvrtc  # only there beside a torch for CUDA
 
+        self.dtype = dtype
         self._driver: Any = driver
         self._nvrtc: Any = nvrtc
         major, minor = torch.cuda.get_device_capability(device)
@@ -49,6 +50,8 @@ class CudaKernels:
 
     def launch(self, name: str, blocks: int, threads: int, arguments: Sequence[Argument]) -> None:
         """Start a kernel on torch's current stream; tensors are given as the address of their first number."""
+        if not blocks:  # CUDA refuses to start none
+            return
         values = tuple(part.data_ptr() if isinstance(part, torch.Tensor) else part for part in arguments)
         types = tuple(_TYPES[type(part)] for part in arguments)
         stream = torch.cuda.current_stream().cuda_stream
@@ -67,7 +70,7 @@ class CudaKernels:
             text = b" " * self._checked(nvrtc.nvrtcGetProgramLogSize(program))
             self._checked(nvrtc.nvrtcGetProgramLog(program, text))
             raise RuntimeError(f"{_SOURCE.name} cannot be compiled: {text.decode()}")
-        code = b" " * self._checked(nvrtc.nvrtcGetCUBINSize(program))
+        code: bytes = b" " * self._checked(nvrtc.nvrtcGetCUBINSize(program))
         self._checked(nvrtc.nvrtcGetCUBIN(program, code))
         return code
 

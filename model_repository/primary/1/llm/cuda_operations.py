@@ -5,7 +5,7 @@ import torch
 from llm.cuda_kernels import CudaKernels
 from llm.operations import Activation, Norm, TorchOperations, is_silu
 
-# Threads of a block; numbers that a thread of `normalise` takes at a time.
+# Threads of a block; numbers that a thread takes at a time.
 _THREADS, _EIGHT = 256, 8
 
 
@@ -15,9 +15,8 @@ class CudaOperations(TorchOperations):
     torch's take two launches for a gate and three for a rotation. In a pass of few rows, each costs two microseconds.
     """
 
-    def __init__(self, kernels: CudaKernels, dtype: torch.dtype) -> None:
+    def __init__(self, kernels: CudaKernels) -> None:
         self._kernels = kernels
-        self._dtype = dtype
 
     def normalise(self, rows: torch.Tensor, norm: Norm) -> torch.Tensor:
         """See `Operations`."""
@@ -31,11 +30,11 @@ class CudaOperations(TorchOperations):
 
     def gate(self, joined: torch.Tensor, activation: Activation) -> torch.Tensor:
         """See `Operations`."""
-        if not is_silu(activation) or not self._suit(joined):
-            return super().gate(joined, activation)
         num_rows, width = len(joined), joined.shape[1] // 2
+        if not is_silu(activation) or width % _EIGHT or not self._suit(joined):
+            return super().gate(joined, activation)
         out = joined.new_empty(num_rows, width)
-        blocks = -(-num_rows * width // _THREADS)
+        blocks = -(-num_rows * width // _EIGHT // _THREADS)
         self._kernels.launch("gate_silu", blocks, _THREADS, (out, joined, num_rows, width))
         return out
 
@@ -50,4 +49,4 @@ class CudaOperations(TorchOperations):
         self._kernels.launch("rotate", blocks, _THREADS, arguments)
 
     def _suit(self, *tensors: torch.Tensor) -> bool:
-        return all(tensor.dtype == self._dtype and tensor.is_contiguous() for tensor in tensors)
+        return all(tensor.dtype == self._kernels.dtype and tensor.is_contiguous() for tensor in tensors)

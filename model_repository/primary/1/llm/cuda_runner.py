@@ -43,7 +43,7 @@ class CudaRunner:
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
-        """As `ModelRunner.forward`, but in the model's own type, and the device may still be at work on it."""
+        """See `ModelRunner.forward`; the device may still be at work on it."""
         if self._graphs is not None and self._graphs.suits(chunks):
             return self._graphs.run(chunks)
         inputs = PassInputs.of(chunks, self._cache.block_size).to(self._cache.device)

@@ -81,7 +81,7 @@ def compile_decoder(decoder: Decoder, cache: KVCache, attention: DecodeAttention
 def _choose_operations(device: torch.device, dtype: torch.dtype, kernels: CudaKernels | None) -> Operations:
     """The fastest that were measured for this device."""
     if kernels is not None:
-        return CudaOperations(kernels, dtype)
+        return CudaOperations(kernels)
     if device.type == "cpu" and dtype == torch.float32:
         from llm.cpu_operations import CpuOperations  # compiles, which nothing else needs
 

@@ -103,23 +103,26 @@ extern "C" __global__ void normalise(u16 *out, const u16 *rows, const u16 *weigh
     }
 }
 
-// silu(left) * right of rows that hold both side by side; a thread per result.
+// silu(left) * right of rows that hold both side by side; a thread per eight results, of which a row has `width` / 8.
 extern "C" __global__ void gate_silu(u16 *out, const u16 *both, int num_rows, int width) {
-    u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= (u64)num_rows * width) return;
-    const u16 *left = both + at / width * 2 * width + at % width;
-    float value = number(left[0]);
-    out[at] = rounded(value / (1.0f + __expf(-value)) * number(left[width]));
+    u32 at = blockIdx.x * blockDim.x + threadIdx.x, eights = width / 8, row = at / eights;
+    if (row >= num_rows) return;
+    const Eight *left = (const Eight *)both + row * (u64)eights + at;
+    Eight value = left[0], factor = left[eights];
+    for (int i = 0; i < 8; i++) {
+        float x = number(value.of[i]);
+        value.of[i] = rounded(x / (1.0f + __expf(-x)) * number(factor.of[i]));
+    }
+    ((Eight *)out)[at] = value;
 }
 
 // Rotary position embedding of the first heads of each row, in place; a thread per pair.
 extern "C" __global__ void rotate(u16 *rows, const u16 *cos, const u16 *sin, int num_rows, int width, int heads, int dim) {
-    int half = dim / 2, pairs = heads * half;
-    u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= (u64)num_rows * pairs) return;
-    int row = at / pairs, pair = at % pairs, place = pair % half;
+    u32 half = dim / 2, pairs = heads * half, at = blockIdx.x * blockDim.x + threadIdx.x;
+    u32 row = at / pairs, pair = at % pairs, place = pair % half;
+    if (row >= num_rows) return;
     u16 *first = rows + (u64)row * width + pair / half * dim + place, *second = first + half;
-    const u16 *c = cos + row * dim + place, *s = sin + row * dim + place;
+    const u16 *c = cos + (u64)row * dim + place, *s = sin + (u64)row * dim + place;
     float x = number(*first), y = number(*second);
     *first = rounded(x * number(c[0]) + y * number(s[0]));
     *second = rounded(y * number(c[half]) + x * number(s[half]));

@@ -41,7 +41,7 @@ class ModelRunner:
         """Compute the chunks, store their keys and values, and return the logits to sample from.
 
         Returns:
-            `[rows, vocabulary]` float32, one row for each chunk with `is_last`, in the order of `chunks`.
+            `[rows, vocabulary]` in the model's type, one row for each chunk with `is_last`, in the order of `chunks`.
         """
         token_ids: list[int] = []
         positions: list[int] = []
@@ -58,4 +58,4 @@ class ModelRunner:
             torch.tensor(positions, device=self._device),
             torch.tensor(sampled, dtype=torch.long, device=self._device),
             batch,
-        ).float()
+        )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Self
 
+import numpy as np
 import torch
 
 from llm.scheduler import Chunk
@@ -43,26 +44,32 @@ class PassInputs:
         positions: list[int] = []
         slots: list[int] = []
         sampled: list[int] = []
-        for chunk in chunks:
-            table = chunk.sequence.block_table
-            span = range(chunk.start, chunk.end)
-            token_ids += chunk.sequence.token_ids[chunk.start : chunk.end]
-            positions += span
-            slots += [table[at // block_size] * block_size + at % block_size for at in span]
-            if chunk.is_last:
-                sampled.append(len(token_ids) - 1)
         ends = [chunk.end for chunk in chunks]
         longest = longest or max(ends)
-        width = -(-longest // block_size)
-        ints = [0, *accumulate(chunk.num_tokens for chunk in chunks), 0, *accumulate(ends), *ends]
-        for chunk in chunks:  # what stands behind a sequence's end is not read
-            ints += (*chunk.sequence.block_table[:width], *[0] * (width - len(chunk.sequence.block_table)))
+        tables = np.zeros((len(chunks), -(-longest // block_size)), dtype=np.int32)
+        for chunk, blocks in zip(chunks, tables, strict=True):
+            table, start = chunk.sequence.block_table, chunk.start
+            used = table[: len(blocks)]
+            blocks[: len(used)] = used  # what stands behind a sequence's end is not read
+            if chunk.num_tokens == 1:  # what most chunks are
+                token_ids.append(chunk.sequence.token_ids[start])
+                positions.append(start)
+                slots.append(table[start // block_size] * block_size + start % block_size)
+            else:
+                span = range(start, chunk.end)
+                token_ids += chunk.sequence.token_ids[start : chunk.end]
+                positions += span
+                slots += [table[at // block_size] * block_size + at % block_size for at in span]
+            if chunk.is_last:
+                sampled.append(len(token_ids) - 1)
+        lengths = [chunk.num_tokens for chunk in chunks]
+        rows = [0, *accumulate(lengths), 0, *accumulate(ends), *ends]
         return cls(
-            torch.tensor(token_ids + positions + slots + sampled, dtype=torch.int64),
-            torch.tensor(ints, dtype=torch.int32),
+            torch.from_numpy(np.array(token_ids + positions + slots + sampled, dtype=np.int64)),
+            torch.from_numpy(np.concatenate([np.array(rows, dtype=np.int32), tables.ravel()])),
             len(token_ids),
             len(chunks),
-            max(chunk.num_tokens for chunk in chunks),
+            max(lengths),
             longest,
         )
 

@@ -71,6 +71,7 @@ class Scheduler:
         """The next pass, with blocks allocated for each of its tokens. Empty when there is nothing to do."""
         self._admit()
         chunks: dict[Sequence, Chunk] = {}
+        evicted: set[Sequence] = set()
         order = self._order()
         budget = self._budget(order)
         for place, sequence in enumerate(order, start=1):
@@ -78,13 +79,14 @@ class Scheduler:
             if num_tokens > 1 and place < len(order):
                 # Half at the most, as long as others come after: prompts of any length make progress in every pass.
                 num_tokens = min(num_tokens, max(1, budget // 2))
-            if num_tokens == 0 or sequence not in self.running:
+            if num_tokens == 0 or sequence in evicted:
                 continue
             end = sequence.num_computed + num_tokens
             for victim in self._make_room(sequence, end):
+                evicted.add(victim)
                 if dropped := chunks.pop(victim, None):
                     budget += dropped.num_tokens
-            if sequence in self.running:
+            if sequence not in evicted:
                 self.pool.extend(sequence.block_table, end)
                 chunks[sequence] = Chunk(sequence, sequence.num_computed, num_tokens)
                 budget -= num_tokens
@@ -176,8 +178,8 @@ class Scheduler:
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> list[Sequence]:
         """Evict latecomers, `sequence` itself last, until its blocks can hold `num_tokens`; returns the evicted."""
-        evicted = []
-        while sequence in self.running and not self.pool.can_extend(sequence.block_table, num_tokens):
+        evicted: list[Sequence] = []
+        while sequence not in evicted and not self.pool.can_extend(sequence.block_table, num_tokens):
             victim = self.running.pop()
             self.pool.release(victim.block_table)
             victim.num_computed = 0
