@@ -80,6 +80,13 @@ def precision(result: Result) -> Rows:
     ]
 
 
+def gpu(result: Result) -> Rows:
+    """The engine alone and the whole service on one GPU."""
+    head = "requests at once", "engine alone, tokens/s", "through port 3003", "ratio"
+    columns = "streams", "engine tokens/s", "port 3003 tokens/s", "port 3003 / engine"
+    return [head, *(tuple(line[column] for column in columns) for line in result["summary"])]
+
+
 def peer(name: str, label: str) -> Callable[[Result], Rows]:
     """Beside another server."""
 
@@ -108,6 +115,7 @@ TABLES: dict[str, Callable[[Result], Rows]] = {
     "serving_path.json": serving_path,
     "latency.json": latency,
     "precision.json": precision,
+    "gpu.json": gpu,
     "peer-vllm-cpu.json": peer("vllm-cpu", "vLLM"),
     "peer-transformers-serve.json": peer("transformers-serve", "transformers"),
 }
@@ -126,7 +134,8 @@ def _written(name: str) -> str:
     machine = result["machine"]
     # Without the paths and process numbers of that day.
     command = re.sub(r" --pid \d+| --model \S+", "", result["command"])
-    origin = f"{machine['cpu']}, {machine['cores']} cores, {machine['date'][:10]}, `{command}`"
+    processor = machine["gpu"] if machine.get("gpu", "none") != "none" else machine["cpu"]
+    origin = f"{processor}, {machine['cores']} cores, {machine['date'][:10]}, `{command}`"
     return f"<!-- {name} -->\n{table}\n_{origin} ([figures](benchmarks/results/{name}))_\n"
 
 

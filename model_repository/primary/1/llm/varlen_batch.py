@@ -55,7 +55,7 @@ class VarlenBatch:
             inputs.longest_chunk,
             inputs.longest,
             scale=rule.scale,
-            window_size=_window(rule.window, inputs.longest_chunk),
+            window_size=_window(rule.window),
             enable_gqa=True,
             seqused_k=inputs.ends,
             block_table=inputs.block_table,
@@ -63,15 +63,9 @@ class VarlenBatch:
         )
 
 
-def _window(window: int | None, longest_chunk: int) -> tuple[int, int]:
-    """Tokens before and after its own that a query sees; -1: all.
-
-    After the last token of a sequence there are none. Where no pass has others, and only where the kernel is not told
-    to look for them, it takes the query heads that share their keys together: at 256 sequences four times faster.
-    """
-    if window is not None:
-        return window - 1, 0
-    return -1, -1 if longest_chunk == 1 else 0
+def _window(window: int | None) -> tuple[int, int]:
+    """Tokens before and after its own that a query sees; -1: all."""
+    return -1 if window is None else window - 1, 0
 
 
 def find_varlen_attention(
@@ -140,7 +134,7 @@ def _error(
         max(lengths),
         2 * size,
         scale=0.2,
-        window_size=_window(window, max(lengths)),
+        window_size=_window(window),
         enable_gqa=True,
         seqused_k=int32(ends),
         block_table=int32(tables),
