@@ -40,7 +40,7 @@ bench-path: install
 
 # On a machine with an NVIDIA GPU, unattended.
 test-gpu: install
-	.venv/bin/python -m pytest tests/gpu $(ARGS)
+	.venv/bin/python -m pytest tests/gpu tests/engine/test_kernels.py $(ARGS)
 
 bench-gpu: install
 	.venv/bin/python benchmarks/bench_gpu.py $(ARGS)

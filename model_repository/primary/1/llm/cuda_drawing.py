@@ -42,10 +42,11 @@ class CudaSampler:
         self._kernels = kernels
         self._others = Sampler()
         # What is sent and fetched lies where the device reaches it by itself; each pass is waited for before the next.
-        self._asked = torch.empty(max_rows * _ROW.itemsize, dtype=torch.uint8).pin_memory()
+        is_pinned = device.type == "cuda"
+        self._asked = torch.empty(max_rows * _ROW.itemsize, dtype=torch.uint8, pin_memory=is_pinned)
         self._rows = torch.empty_like(self._asked, device=device)
         self._tokens = torch.empty(max_rows, dtype=torch.int32, device=device)
-        self._drawn = torch.empty(max_rows, dtype=torch.int32).pin_memory()
+        self._drawn = torch.empty(max_rows, dtype=torch.int32, pin_memory=is_pinned)
 
     @torch.inference_mode()
     def sample(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> list[Draw | GenerationError]:
@@ -74,7 +75,7 @@ class CudaSampler:
         arguments = (self._tokens, logits, self._rows, vocabulary, int(vocabulary % 8 == 0))
         self._kernels.launch("draw", count, _THREADS, arguments)
         self._drawn[:count].copy_(self._tokens[:count], non_blocking=True)
-        torch.cuda.current_stream().synchronize()
+        self._kernels.wait()
         tokens: list[int] = self._drawn[:count].tolist()
         return tokens
 

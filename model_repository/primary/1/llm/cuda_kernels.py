@@ -61,6 +61,10 @@ class CudaKernels:
             )
         )
 
+    def wait(self) -> None:
+        """Until everything on torch's current stream has been done; other threads go on meanwhile."""
+        torch.cuda.current_stream().synchronize()
+
     def _compile(self, options: list[str]) -> bytes:
         nvrtc = self._nvrtc
         program = self._checked(nvrtc.nvrtcCreateProgram(_SOURCE.read_bytes(), _SOURCE.name.encode(), 0, None, None))
