@@ -3,6 +3,7 @@
 tests/gpu has what can only be seen on a GPU.
 """
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from llm.request import GenerationRequest, SamplingParams, Submission
 from llm.sampler import Sampler
 from llm.scheduler import Chunk, Scheduler
 from llm.sequence import Sequence
-from llm.varlen_batch import VarlenBatch, computes_attention, find_varlen_attention
+from llm.varlen_batch import VarlenBatch, _attend_jointly, computes_attention, find_varlen_attention
 
 from tests.engine.fakes import RecordingSink, submit
 from tests.engine.test_exactness import NUM_NEW, expected, prompts
@@ -43,7 +44,7 @@ class Parts:
         shapes = {number: rule.shape for number, rule in rules.items()}
         self.cache = KVCache(shapes, num_blocks, block_size=BLOCK, dtype=torch.float32, device=CPU)
         self.engine = Engine(
-            CudaRunner(self.decoder, self.cache, varlen_reference),
+            CudaRunner(self.decoder, self.cache, partial(_attend_jointly, varlen_reference)),
             Sampler(),
             Scheduler(
                 BlockPool(num_blocks, BLOCK),
@@ -166,6 +167,17 @@ def test_a_kernel_is_used_only_where_it_computes_attention():
     assert not computes_attention(aligned_to_the_first_key, torch.float32, CPU)
     assert not computes_attention(writes_the_first_alone, torch.float32, CPU)
     assert not computes_attention(broken, torch.float32, CPU)
+
+
+def test_heads_are_joined_only_where_every_chunk_is_one_token():
+    windows: list[tuple[int, tuple[int, int]]] = []
+
+    def noting(*tensors: Any, window_size: tuple[int, int], **others: Any) -> torch.Tensor:
+        windows.append((tensors[5], window_size))
+        return varlen_reference(*tensors, window_size=window_size, **others)
+
+    assert computes_attention(partial(_attend_jointly, noting), torch.float32, CPU)
+    assert windows == [(8, (99, 0)), (8, (-1, 0)), (1, (99, 0)), (1, (-1, -1))]
 
 
 def test_a_cpu_has_no_such_kernel():

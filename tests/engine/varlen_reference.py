@@ -23,7 +23,7 @@ def varlen_reference(
     """`[tokens, heads, dim]` over pages `[pages, page_size, kv_heads, dim]`; causal, the last query sees all keys."""
     assert enable_gqa
     assert num_splits == 1  # torch's own is wrong with more
-    assert window_size[1] == 0
+    assert window_size[1] == 0 or (window_size == (-1, -1) and max_q == 1)
     assert cu_seq_q.dtype == cu_seq_k.dtype == seqused_k.dtype == block_table.dtype == torch.int32
     assert len(cu_seq_q) == len(cu_seq_k) == len(seqused_k) + 1 == len(block_table) + 1
     assert int(seqused_k.max()) <= max_k <= block_table.shape[1] * key.shape[1]

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -83,7 +84,35 @@ def find_varlen_attention(
     if "block_table" not in inspect.signature(varlen_attn).parameters:  # before torch 2.12
         return None
     attend: VarlenAttention = varlen_attn  # type: ignore[assignment]  # a pair only where one asks for it
-    return attend if computes_attention(attend, dtype, device) else None
+    ways = partial(_attend_jointly, attend), attend
+    found = next((way for way in ways if computes_attention(way, dtype, device)), None)
+    if found is None:
+        log.warning("slower operations take the place of torch's paged attention")
+    return found
+
+
+def _attend_jointly(
+    attend: VarlenAttention,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    query_starts: torch.Tensor,
+    key_starts: torch.Tensor,
+    longest_chunk: int,
+    longest: int,
+    *,
+    window_size: tuple[int, int],
+    **others: Any,
+) -> torch.Tensor:
+    """As `attend`; where every chunk is one token, query heads that share their keys are computed together.
+
+    The kernel does so only if it is not told to stop at a query's own place, behind which such a chunk has no key.
+    """
+    if longest_chunk == 1 and window_size == (-1, 0):
+        window_size = (-1, -1)
+    return attend(
+        query, keys, values, query_starts, key_starts, longest_chunk, longest, window_size=window_size, **others
+    )
 
 
 def _is_plain(rule: HeadRule) -> bool:
@@ -104,10 +133,10 @@ def computes_attention(attend: VarlenAttention, dtype: torch.dtype, device: torc
     try:
         worst = max(_error(attend, spans, window, dtype, device) for spans, window in passes)
     except RuntimeError as error:
-        log.warning("torch's paged attention cannot be used here, slower operations take its place: %s", error)
+        log.warning("torch's paged attention fails here: %s", error)
         return False
     if not worst <= 0.05:
-        log.warning("torch's paged attention is off by %.2g here, slower operations take its place", worst)
+        log.warning("torch's paged attention is off by %.2g here", worst)
     return worst <= 0.05
 
 
