@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from proxy.backend import Prompt
 from proxy.chat_message import ChatMessage, normalise
-from proxy.errors import InvalidRequestError
+from proxy.errors import InvalidRequestError, require_at_most
 from proxy.json_body import decode
 from proxy.sampling import Count
 from proxy.tools import ToolFields
@@ -53,10 +53,7 @@ def parse(body: bytes, max_choices: int, max_messages: int) -> ChatRequest:
     """
     asked = decode(body, _decoder)
     asked.check(max_choices)
-    if len(asked.messages) > max_messages:
-        raise InvalidRequestError(
-            f"'messages' holds {len(asked.messages)} messages, but at most {max_messages} are taken.", param="messages"
-        )
+    require_at_most(max_messages, len(asked.messages), "messages", param="messages")
     max_tokens = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     return ChatRequest(
         model=asked.model,

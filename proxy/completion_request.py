@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from proxy.backend import Prompt
-from proxy.errors import InvalidRequestError
+from proxy.errors import InvalidRequestError, require_at_most
 from proxy.json_body import decode
 from proxy.sampling import INT32_MAX, SamplingFields
 
@@ -64,10 +64,7 @@ def parse(body: bytes, max_choices: int, max_prompts: int) -> CompletionRequest:
     if asked.echo and asked.logprobs is not None:
         raise InvalidRequestError("'logprobs' is not supported together with 'echo'.", param="logprobs")
     prompts = _prompts(asked.prompt)
-    if len(prompts) > max_prompts:
-        raise InvalidRequestError(
-            f"'prompt' holds {len(prompts)} prompts, but at most {max_prompts} are taken.", param="prompt"
-        )
+    require_at_most(max_prompts, len(prompts), "prompts", param="prompt")
     return CompletionRequest(
         model=asked.model,
         prompts=prompts,

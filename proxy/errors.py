@@ -63,6 +63,16 @@ class InvalidRequestError(ApiError):
     type = "invalid_request_error"
 
 
+def require_at_most(most: int, count: int, what: str, param: str) -> None:
+    """Refuse a request whose field `param` holds more of something than is taken.
+
+    Raises:
+        InvalidRequestError: it does.
+    """
+    if count > most:
+        raise InvalidRequestError(f"'{param}' holds {count} {what}, but at most {most} are taken.", param=param)
+
+
 class AuthenticationError(InvalidRequestError):
     """No API key, or not one of ours."""
 

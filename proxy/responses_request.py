@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from proxy.backend import Prompt
 from proxy.chat_message import normalise
-from proxy.errors import InvalidRequestError
+from proxy.errors import InvalidRequestError, require_at_most
 from proxy.guided import JsonSchemaFormat, ResponseFormat
 from proxy.json_body import decode
 from proxy.responses_item import InputItem, messages
@@ -100,10 +100,8 @@ def parse(data: bytes, max_items: int) -> ResponsesRequest:
     body = decode(data, _decoder)
     _refuse_unsupported(body)
     body.check(max_choices=1)
-    if len(body.input) > max_items and not isinstance(body.input, str):
-        raise InvalidRequestError(
-            f"'input' holds {len(body.input)} items, but at most {max_items} are taken.", param="input"
-        )
+    if not isinstance(body.input, str):
+        require_at_most(max_items, len(body.input), "items", param="input")
     turns = [normalise(turn, at) for at, turn in enumerate(messages(body.input, body.instructions))]
     if body.text is not None and body.text.format is not None:
         body.response_format = _format(body.text.format)

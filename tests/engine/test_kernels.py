@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 from llm.cuda_drawing import CudaSampler
-from llm.cuda_kernels import MISSED, find_kernels
+from llm.cuda_kernels import find_kernels
 from llm.cuda_operations import CudaOperations
-from llm.drawing import MAX_ATTEMPTS, Distributions, _draw_from_all
+from llm.drawing import MAX_ATTEMPTS, MISSED, Distributions, _draw_from_all
 from llm.errors import EngineError
 from llm.operations import Norm, TorchOperations
 from llm.request import GenerationRequest, SamplingParams, Submission

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from llm import cpu_drawing, drawing
+from llm import cpu_drawing, drawing, sampler
+from llm.drawing import MISSED
 from llm.noise import choice_seed, draw_key, gumbel
 from llm.request import GenerationRequest, SamplingParams, Submission
 from llm.sampler import Draw, Sampler
@@ -19,7 +20,7 @@ NUM_DRAWS = 10_000
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test draws as a CPU does, and as a GPU does."""
     if request.param != "compiled":
-        monkeypatch.setattr(cpu_drawing, "is_judged_alone", lambda _: False)
+        monkeypatch.setattr(sampler, "is_judged_alone", lambda _: False)
 
 
 def drawn_from(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
@@ -136,7 +137,7 @@ def test_both_ways_draw_alike(vocabulary: int, settings: dict[str, float]):
     owners = [sequence(seed=row, position=1 + row % 7, **settings) for row in range(40)]  # type: ignore[arg-type]
     drawn = cpu_drawing.draw_alone(logits, owners, range(40))
     distributions = drawing.Distributions.of(logits, owners)
-    expected = torch.full((40,), cpu_drawing.MISSED)
+    expected = torch.full((40,), MISSED)
     for attempt in reversed(range(drawing.MAX_ATTEMPTS)):
         tokens, is_kept = drawing._draw_from_all(distributions, attempt)
         expected = torch.where(is_kept, tokens, expected)
@@ -148,8 +149,8 @@ def test_both_ways_draw_alike(vocabulary: int, settings: dict[str, float]):
 def test_a_draw_that_misses_the_filters_says_so():
     flat = [sequence(top_k=1, seed=seed) for seed in range(50)]
     drawn = cpu_drawing.draw_alone(torch.linspace(0, 0.01, 5000).repeat(50, 1), flat, range(50))
-    assert set(drawn) <= {cpu_drawing.MISSED, 4999}
-    assert cpu_drawing.MISSED in drawn
+    assert set(drawn) <= {MISSED, 4999}
+    assert MISSED in drawn
 
 
 def test_greedy_takes_the_most_likely_token():

@@ -16,11 +16,9 @@ from numba import carray
 
 from llm import noise
 from llm.compiled import ParallelLoop, Step, bits, inlined
-from llm.drawing import ATTEMPT, MAX_ATTEMPTS, SEGMENT, settings_of
+from llm.drawing import ATTEMPT, MAX_ATTEMPTS, MISSED, SEGMENT, settings_of
 from llm.intrinsics import address, exp, float_of, num_threads, thread_number
 from llm.sequence import Sequence
-
-MISSED = -1
 
 _F32, _U64 = np.float32, np.uint64
 
@@ -30,11 +28,6 @@ _NUM_UNIFORM = float(noise.NUM_UNIFORM)
 # What the loop reads of a row, and where it writes the token.
 _ROW, _KEY, _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _TOKEN = range(7)
 _TICKET = 7
-
-
-def is_judged_alone(sequence: Sequence) -> bool:
-    """Whether a token's rank and the mass above it tell if the filters keep it; see `llm.drawing.Distributions`."""
-    return sequence.top_k == 0 or sequence.top_p >= 1
 
 
 def draw_alone(logits: torch.Tensor, sequences: Rows[Sequence], rows: Rows[int]) -> list[int]:

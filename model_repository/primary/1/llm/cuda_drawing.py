@@ -5,8 +5,8 @@ from collections.abc import Sequence as Rows
 import numpy as np
 import torch
 
-from llm.cuda_kernels import MAX_SEGMENTS, MISSED, UNUSABLE, CudaKernels
-from llm.drawing import SEGMENT, settings_of
+from llm.cuda_kernels import MAX_SEGMENTS, UNUSABLE, CudaKernels
+from llm.drawing import MISSED, SEGMENT, is_judged_alone, settings_of
 from llm.errors import EngineError, GenerationError
 from llm.sampler import NO_NUMBERS, Draw, Sampler
 from llm.sequence import Sequence
@@ -82,9 +82,8 @@ class CudaSampler:
 
 def _is_plain(sequence: Sequence, vocabulary: int) -> bool:
     """Whether the kernel draws for it: it cannot where the nucleus is a share of the k best (see `Distributions`)."""
-    is_judged_alone = not 0 < sequence.top_k < vocabulary or sequence.top_p >= 1
     asks_more = sequence.logits_rule is not None or sequence.logprobs is not None
-    return is_judged_alone and not asks_more and vocabulary // SEGMENT < MAX_SEGMENTS
+    return is_judged_alone(sequence) and not asks_more and vocabulary // SEGMENT < MAX_SEGMENTS
 
 
 def _describe(row: int, sequence: Sequence, vocabulary: int) -> tuple[int, float, float, float, int, int, int]:

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 # Draws hold the masses of so many segments of the vocabulary in a block's own memory.
 MAX_SEGMENTS = 4096
-# Instead of a token: the filters dropped every attempt; the logits are no numbers.
-MISSED, UNUSABLE = -1, -2
+# Instead of a token, where the logits are no numbers.
+UNUSABLE = -2
 
 _SOURCE = Path(__file__).with_name("kernels.cu")
 Argument = torch.Tensor | int | float
@@ -112,7 +112,7 @@ def _definitions(dtype: torch.dtype) -> list[str]:
         "MAX_ATTEMPTS": drawing.MAX_ATTEMPTS,
         "ATTEMPT": f"{drawing.ATTEMPT}ll",
         "MIN_TEMPERATURE": f"{drawing.MIN_TEMPERATURE}f",
-        "MISSED": f"({MISSED})",
+        "MISSED": f"({drawing.MISSED})",
         "UNUSABLE": f"({UNUSABLE})",
     }
     return [f"--define-macro={name}={number}" for name, number in numbers.items()]

@@ -22,6 +22,9 @@ MAX_ATTEMPTS = 8
 ATTEMPT = 2**40
 _FROM_BEST = MAX_ATTEMPTS * ATTEMPT
 
+# Instead of a token, where the filters let so little through that no attempt met it.
+MISSED = -1
+
 # Lower ones draw the same token, because the logits' own float32 is coarser; but dividing by one near 0 gives infinity
 # and NaN, which would fail everybody in the pass.
 MIN_TEMPERATURE = 1e-6
@@ -32,6 +35,11 @@ def settings_of(sequence: Sequence, vocabulary: int) -> tuple[int, float, int, f
     temperature = max(sequence.temperature, MIN_TEMPERATURE)
     top_k = min(sequence.top_k or vocabulary, vocabulary)
     return draw_key(sequence.seed, len(sequence.token_ids)), temperature, top_k, sequence.top_p, sequence.min_p
+
+
+def is_judged_alone(sequence: Sequence) -> bool:
+    """Whether a token's rank and the mass above it tell if the filters keep it; see `Distributions`."""
+    return sequence.top_k == 0 or sequence.top_p >= 1
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llm.drawing import Distributions, draw
+from llm.drawing import MISSED, Distributions, draw, is_judged_alone
 from llm.errors import EngineError, GenerationError
 from llm.request import TokenLogprobs
 from llm.sequence import Sequence
@@ -78,7 +78,7 @@ def _choose_all(logits: torch.Tensor, sequences: Rows[Sequence]) -> list[int]:
 
 def _draw_alone(logits: torch.Tensor, sequences: Rows[Sequence], rows: list[int], tokens: list[int]) -> list[int]:
     """Put the tokens of some rows into `tokens`; return those that still have none."""
-    from llm.cpu_drawing import MISSED, draw_alone, is_judged_alone  # compiles, which a GPU does not need
+    from llm.cpu_drawing import draw_alone  # compiles, which a GPU does not need
 
     alone = [row for row in rows if is_judged_alone(sequences[row])]
     missed = set(rows).difference(alone)
