@@ -92,6 +92,7 @@ class ChatAnswer(Answer):
         self._model = model
         self._fingerprint = fingerprint
         self._include_usage = include_usage
+        self._usage_meanwhile: UsageCount | UnsetType | None = None if include_usage else UNSET
         self._begun: set[int] = set()
         self._calling: dict[int, str] = {}  # by choice, the arguments of its latest call
 
@@ -112,23 +113,20 @@ class ChatAnswer(Answer):
         for piece in pieces:
             if piece.index not in self._begun:
                 self._begun.add(piece.index)
-                yield self._chunk(_ChunkChoice(piece.index, _Delta(role="assistant", content="")))
+                yield self._chunk([_ChunkChoice(piece.index, _Delta(role="assistant", content=""))])
             for part in piece.tool_calls:
                 begun = "" if part.name is not None else self._calling[piece.index]
                 self._calling[piece.index] = begun + part.arguments
             if (delta := _delta(piece)) is not None:
                 logprobs = None if piece.logprobs is None else ChatLogprobs(piece.logprobs)
-                yield self._chunk(_ChunkChoice(piece.index, delta, logprobs))
+                yield self._chunk([_ChunkChoice(piece.index, delta, logprobs)])
             if piece.finish_reason is not None:
                 reason = _reason(piece.finish_reason, self._calling.get(piece.index))
-                yield self._chunk(_ChunkChoice(piece.index, _Delta(), None, reason))
+                yield self._chunk([_ChunkChoice(piece.index, _Delta(), None, reason)])
             if piece.usage is not None and self._include_usage:
-                yield self._envelope([], count(piece.usage))
+                yield self._chunk([], count(piece.usage))
 
-    def _chunk(self, choice: _ChunkChoice) -> ChatChunk:
-        return self._envelope([choice], None if self._include_usage else UNSET)
-
-    def _envelope(self, choices: list[_ChunkChoice], usage: UsageCount | UnsetType | None) -> ChatChunk:
+    def _chunk(self, choices: list[_ChunkChoice], usage: UsageCount | None = None) -> ChatChunk:
         return ChatChunk(
             self.id,
             "chat.completion.chunk",
@@ -136,7 +134,7 @@ class ChatAnswer(Answer):
             self._model,
             self._fingerprint,
             choices,
-            usage,
+            usage or self._usage_meanwhile,
         )
 
 

@@ -25,6 +25,9 @@ from proxy.tracing import Tracing
 
 _log = logging.getLogger("proxy.requests")
 
+# A stream's responses are counted so many seconds after one another at most, and at its end.
+COUNTING_INTERVAL = 1.0
+
 
 def observed(request: Request, operation: Operation) -> AbstractContextManager[Record]:
     """Keep the record of `request` within the block, whatever ends it."""
@@ -62,6 +65,9 @@ class Record:
         self._request = request
         self._started = perf_counter()
         self._last_response = 0.0
+        self._gaps: list[float] = []  # seconds for each token, of the responses that have not been counted yet
+        self._merged: list[int] = []  # tokens in each of them
+        self._last_count = self._started
         self._num_choices = 1
         meter.open_requests.inc()
 
@@ -85,20 +91,24 @@ class Record:
     def note(self, pieces: Sequence[Piece]) -> None:
         """A response has come from the model."""
         now = perf_counter()
-        self.usage = pieces[-1].usage
+        last = pieces[-1]
+        self.usage = last.usage
         if not self.is_stream:
             return
-        most = total = pieces[-1].num_tokens
-        self._num_choices = max(self._num_choices, pieces[-1].index + 1)
+        most = total = last.num_tokens
+        if last.index >= self._num_choices:
+            self._num_choices = last.index + 1
         if len(pieces) > 1:
             most = max(piece.num_tokens for piece in pieces)
             total = sum(piece.num_tokens for piece in pieces)
         if self.first_token_seconds is None:
             self._begin_stream(now - self._started)
         elif most:
-            self._gaps.observe((now - self._last_response) / most)
-        self._merged.observe(total)
+            self._gaps.append((now - self._last_response) / most)
+        self._merged.append(total)
         self._last_response = now
+        if now - self._last_count >= COUNTING_INTERVAL:
+            self._count_responses()
 
     def fail(self, error: Exception) -> None:
         """The request ends with an error."""
@@ -112,6 +122,8 @@ class Record:
         meter.open_requests.dec()
         meter.requests(self.operation, label, self.outcome).inc()
         meter.duration(self.operation, label, self.error_type).observe(self.seconds)
+        if self._merged:
+            self._count_responses()
         if self.usage is not None:
             self._count_tokens(self.usage, label)
         self._log(label)
@@ -154,11 +166,16 @@ class Record:
         )
 
     def _begin_stream(self, seconds: float) -> None:
-        label = self._meter.known(self.model)
-        self._gaps = self._meter.token_gap(label)
-        self._merged = self._meter.merged_tokens(label)
-        self._meter.first_token(self.operation, label).observe(seconds)
+        self._meter.first_token(self.operation, self._meter.known(self.model)).observe(seconds)
         self.first_token_seconds = seconds
+
+    def _count_responses(self) -> None:
+        label = self._meter.known(self.model)
+        self._meter.token_gap(label).observe_all(self._gaps)
+        self._meter.merged_tokens(label).observe_all(self._merged)
+        self._gaps.clear()
+        self._merged.clear()
+        self._last_count = self._last_response
 
     def _count_tokens(self, usage: Usage, label: str) -> None:
         self._meter.prompt_tokens(label).observe(usage.prompt_tokens)

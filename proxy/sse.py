@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import msgspec
 from sanic import Request
-from sanic.response import BaseHTTPResponse
+from sanic.http import Http
 
 from proxy.http10 import send_unchunked
 from proxy.request_id import request_id
@@ -37,12 +37,7 @@ _encoder = msgspec.json.Encoder()
 
 def encode(events: Iterable[Any]) -> bytes:
     """Encode each event as JSON in a `data:` line. JSON has no line breaks, so one line is enough."""
-    out = bytearray()
-    for event in events:
-        out += b"data: "
-        out += _encoder.encode(event)
-        out += b"\n\n"
-    return bytes(out)
+    return b"".join([b"data: %b\n\n" % _encoder.encode(event) for event in events])
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class EventStream:
     def __init__(self, request: Request, keep_alive: float) -> None:
         self._request = request
         self._keep_alive = keep_alive
-        self._response: BaseHTTPResponse | None = None
+        self._sanic: Http | None = None
         self._writing = asyncio.Lock()
         self._now = asyncio.get_running_loop().time
         self._last_write = self._now()
@@ -77,17 +72,21 @@ class EventStream:
     @property
     def begun(self) -> bool:
         """Whether headers have been sent, so that the status can no longer change."""
-        return self._response is not None
+        return self._sanic is not None
 
     async def write(self, data: bytes, *, end: bool = False) -> None:
         """Send `data`, waiting while the client is behind; `end` completes the response."""
-        async with self._writing:
-            if self._response is None:
-                self._response = await self._request.respond(Response(content_type=CONTENT_TYPE, headers=HEADERS))
+        await self._writing.acquire()  # `async with` costs twice as much, for each chunk
+        try:
+            if self._sanic is None:
+                await self._request.respond(Response(content_type=CONTENT_TYPE, headers=HEADERS))
                 send_unchunked(self._request)
-            await self._response.send(data, end_stream=end)
+                self._sanic = cast(Http, self._request.stream)
+            await self._sanic.send(data, end)  # what the response's own `send` comes down to
             self._ended = end
             self._last_write = self._now()
+        finally:
+            self._writing.release()
 
     async def __aenter__(self) -> Self:
         self._companion = asyncio.create_task(self._speak_up())

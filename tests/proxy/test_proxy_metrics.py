@@ -13,9 +13,11 @@ from contextlib import contextmanager
 
 import httpx
 import psutil
+import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy import record
 from proxy.backend import ModelDescription, ModelState, Piece, Usage
 from proxy.errors import InternalError, OverloadedError, UnavailableError, every_reason, from_kind
 from proxy.groups import Groups
@@ -73,6 +75,33 @@ async def test_a_gap_counts_for_each_token_that_it_brought(server: Server, backe
     await server.chat(stream=True)
     samples = await scrape(server)
     assert 0.05 <= value(samples, "slipstream_proxy_inter_token_seconds_sum") < 0.2
+
+
+async def test_a_long_stream_is_counted_while_it_runs(
+    server: Server, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(record, "COUNTING_INTERVAL", 0.05)
+
+    async def script(_request: object):
+        yield [Piece(0, "a", 1)]
+        await asyncio.sleep(0.06)
+        yield [Piece(0, "bc", 2)]
+        yield [Piece(0, "d", 1)]
+        await asyncio.Event().wait()
+
+    backend.script = script
+    async with server.http.stream("POST", "/v1/chat/completions", json=_STREAM) as response:
+        async for text in response.aiter_text():
+            if '"d"' in text:
+                break
+        samples = await scrape(server)
+        assert value(samples, "slipstream_proxy_tokens_per_response_sum") == 3
+        assert value(samples, "slipstream_proxy_inter_token_seconds_count") == 1
+    await asyncio.wait_for(backend.closed.wait(), 5)
+    await asyncio.sleep(0)
+    samples = await scrape(server)
+    assert value(samples, "slipstream_proxy_tokens_per_response_sum") == 4
+    assert value(samples, "slipstream_proxy_inter_token_seconds_count") == 2
 
 
 async def test_names_that_no_group_has_never_become_labels(server: Server):
@@ -151,8 +180,9 @@ _STREAM = {"model": "primary", "messages": [{"role": "user", "content": "Hi"}], 
 
 async def test_a_value_counts_in_the_first_bucket_that_can_hold_it():
     meter = Meter(Groups(FakeBackend()))
-    for tokens in (0, 1, 1.5, 2, 256, 257):
+    for tokens in (0, 1, 1.5):
         meter.merged_tokens("m").observe(tokens)
+    meter.merged_tokens("m").observe_all([2, 256, 257])
     samples = read(meter.page().decode())
     name = "slipstream_proxy_tokens_per_response"
     held = {bound: value(samples, f"{name}_bucket", le=bound) for bound in ("1.0", "2.0", "128.0", "256.0", "+Inf")}
