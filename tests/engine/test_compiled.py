@@ -14,8 +14,9 @@ from llm.compiled import ParallelLoop, take
 from llm.cpu_attention import CpuDecodeAttention
 from llm.cpu_operations import CpuOperations
 from llm.intrinsics import address, exp, num_threads, thread_number
-from llm.kv_cache import LayerShape
+from llm.kv_cache import KVCache, LayerShape
 from llm.operations import Norm, TorchOperations
+from llm.paged_batch import Extent, PagedBatch, find_cache_attention
 from numba import carray
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +96,86 @@ def test_attention_over_the_cache_computes_what_torchs_does(
     torch.testing.assert_close(attend(query, cache, tables, torch.tensor(lengths), rule), torch.stack(wanted))
 
 
+# A pass's chunks: where each begins in its sequence, and how many tokens it has; those of one are decodes.
+_CHUNKS = [[(0, 1), (0, 2)], [(0, 33)], [(31, 2), (300, 1), (5, 70)], [(64, 32), (0, 45), (9, 1), (95, 3), (250, 20)]]
+
+
+@pytest.mark.parametrize("chunks", _CHUNKS)
+@pytest.mark.parametrize("window", [None, 1, 20, 32, 40])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "key_dim", "value_dim"), [(9, 3, 64, 64), (4, 4, 16, 16), (8, 1, 24, 40)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_chunks_attend_over_the_cache_as_torch_does(
+    chunks: list[tuple[int, int]],
+    window: int | None,
+    heads: int,
+    kv_heads: int,
+    key_dim: int,
+    value_dim: int,
+    dtype: torch.dtype,
+):
+    """What lies in the blocks behind a sequence's end is not looked at."""
+    rule = HeadRule(LayerShape(kv_heads, key_dim, value_dim), 0.3, window, None, None)
+    cache = KVCache({0: rule.shape}, 40, dtype=dtype, device=torch.device("cpu"))
+    free = iter((torch.randperm(39) + 1).tolist())
+    extents = [
+        Extent(start, number, [next(free) for _ in range(-(-(start + number) // BLOCK_SIZE))])
+        for start, number in chunks
+    ]
+    num_tokens = sum(extent.num_tokens for extent in extents)
+    query = torch.randn(num_tokens, heads + 2, key_dim)[:, :heads]
+    key_value = torch.randn(num_tokens, rule.shape.width)
+    cache.layers[0].fill_(torch.nan)
+    for extent in extents:
+        for position in range(extent.start):
+            block = extent.block_table[position // BLOCK_SIZE]
+            cache.layers[0][block, position % BLOCK_SIZE] = torch.randn(rule.shape.width)
+    compiled = find_cache_attention([rule], cache, torch.float32)
+    got = PagedBatch(cache, extents, cache.device, compiled).attend(0, query, key_value, rule)
+    cache.layers[0].nan_to_num_()  # which torch would multiply with zero
+    wanted = PagedBatch(cache, extents, cache.device).attend(0, query, key_value, rule)
+    torch.testing.assert_close(got, wanted)
+
+
+@torch.inference_mode()
+def test_what_a_token_attends_to_does_not_depend_on_how_its_prompt_was_cut_or_on_others():
+    rule = HeadRule(LayerShape(3, 64, 64), None, None, None, None)
+    query, key_value = torch.randn(150, 9, 64), torch.randn(150, rule.shape.width)
+
+    def attended(chunks: list[int], others: list[Extent]) -> torch.Tensor:
+        cache = KVCache({0: rule.shape}, 20, dtype=torch.float32, device=torch.device("cpu"))
+        compiled, parts, start = find_cache_attention([rule], cache, torch.float32), [], 0
+        for number in chunks:
+            extents = [*others, Extent(start, number, [3, 9, 4, 1, 7])]
+            beside = sum(other.num_tokens for other in others)
+            rows = [
+                torch.cat([torch.randn(beside, *of.shape[1:]), of[start : start + number]]) for of in (query, key_value)
+            ]
+            parts.append(PagedBatch(cache, extents, cache.device, compiled).attend(0, *rows, rule)[beside:])
+            start += number
+        return torch.cat(parts)
+
+    whole = attended([150], [])
+    assert torch.equal(attended([2, 40, 33, 75], [Extent(0, 7, [11]), Extent(20, 12, [12])]), whole)
+    torch.testing.assert_close(attended([149, 1], []), whole)  # a token alone is added up in another order
+
+
+@torch.inference_mode()
+def test_numbers_that_are_none_do_not_get_lost_in_attention():
+    """A request whose numbers went wrong is told so; see `llm.sampler`."""
+    rule = HeadRule(LayerShape(1, 16, 16), None, None, None, None)
+    cache = KVCache({0: rule.shape}, 4, dtype=torch.float32, device=torch.device("cpu"))
+    query, key_value = torch.randn(20, 2, 16), torch.randn(20, rule.shape.width)
+    query[3], key_value[10, 20] = torch.nan, torch.nan
+    extents = [Extent(0, 20, [2])]
+    compiled = find_cache_attention([rule], cache, torch.float32)
+    got = PagedBatch(cache, extents, cache.device, compiled).attend(0, query, key_value, rule).isnan().any((1, 2))
+    assert got[3]
+    assert got[10:].all()
+
+
 @ParallelLoop
 def _mark(arguments: Any) -> None:
     numbers = carray(arguments, 3)
@@ -146,7 +227,9 @@ def test_what_is_kept_is_found_again(tmp_path: Path):
         "print([form(torch.ones(1, 1), None)(torch.ones(1, 1)).item() for form in (TiledLinear, TiledInt8Linear)])\n"
         "from llm.cpu_attention import CpuDecodeAttention; from llm.attention import HeadRule\n"
         "from llm.kv_cache import LayerShape\n"
-        "CpuDecodeAttention([HeadRule(LayerShape(1, 8, 8), None, None, None, None)], 32, torch.bfloat16)"
+        "from llm.cpu_prefill_attention import CpuPrefillAttention\n"
+        "for attention in CpuDecodeAttention, CpuPrefillAttention:\n"
+        "    attention([HeadRule(LayerShape(1, 8, 8), None, None, None, None)], 32, torch.bfloat16)"
     )
     _python(code, TAKEOFF_CACHE_DIR=str(tmp_path))
     kept = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nb?")}
@@ -168,6 +251,25 @@ def test_tiles_of_a_cpu_with_half_as_wide_registers_compute_the_same(tmp_path: P
         "print(LANES)"
     )
     assert _python(code, TAKEOFF_CACHE_DIR=str(tmp_path), **_AVX2) == "8"
+
+
+def test_chunks_attend_the_same_on_a_cpu_with_half_as_wide_registers(tmp_path: Path):
+    code = (
+        "import torch; torch.cpu._is_avx512_supported = lambda: False\n"
+        "from llm.attention import HeadRule; from llm.kv_cache import KVCache, LayerShape\n"
+        "from llm.tiles import LANES\n"
+        "from llm.paged_batch import Extent, PagedBatch, find_cache_attention\n"
+        "rule = HeadRule(LayerShape(3, 64, 64), None, 70, None, None)\n"
+        "query, key_value = torch.randn(150, 9, 64), torch.randn(150, rule.shape.width)\n"
+        "for dtype in torch.float32, torch.bfloat16:\n"
+        "    cache = KVCache({0: rule.shape}, 9, dtype=dtype, device=torch.device('cpu'))\n"
+        "    pass_ = [cache, [Extent(0, 101, [3, 5, 2, 1]), Extent(0, 49, [4, 6])], cache.device]\n"
+        "    compiled = find_cache_attention([rule], cache, torch.float32)\n"
+        "    got, wanted = [PagedBatch(*pass_, *by).attend(0, query, key_value, rule) for by in ([compiled], [])]\n"
+        "    torch.testing.assert_close(got, wanted)\n"
+        "print(LANES, compiled.prefill is not None)"
+    )
+    assert _python(code, TAKEOFF_CACHE_DIR=str(tmp_path), **_AVX2) == "8 True"
 
 
 def test_products_of_8_bits_are_the_same_on_every_cpu(tmp_path: Path):

@@ -9,7 +9,7 @@ from llm.decoder import build_decoder, compile_decoder
 from llm.fused_decoder import FusedDecoder
 from llm.kv_cache import KVCache
 from llm.linear import OneDnnLinear, plain_linear
-from llm.paged_batch import Extent, PagedBatch, find_decode_attention
+from llm.paged_batch import Extent, PagedBatch, find_cache_attention
 from llm.probe import probe_layers
 from llm.tiled_int8_linear import TiledInt8Linear
 from llm.tiled_linear import TiledLinear
@@ -28,9 +28,9 @@ class Engine:
         rules = probe_layers(model)
         self.layers = {number: rule.shape for number, rule in rules.items()}
         self.cache = KVCache(self.layers, 64, dtype=dtype, device=CPU)
-        self.attention = find_decode_attention(rules.values(), self.cache, torch.float32)
+        self.attention = find_cache_attention(rules.values(), self.cache, torch.float32)
         self.fused = build_decoder(model, rules, pack)
-        self.compiled = compile_decoder(self.fused, self.cache, self.attention, MAX_ROWS)
+        self.compiled = compile_decoder(self.fused, self.cache, self.attention.decode, MAX_ROWS)
         self.lengths = lengths
         self.tables = [list(range(1 + 6 * row, 7 + 6 * row)) for row in range(len(lengths))]
         prompts = [Extent(0, length, table) for length, table in zip(lengths, self.tables, strict=True)]

@@ -17,7 +17,7 @@ from llm.compiled import ParallelLoop, Program, Step, bits, inlined, take
 from llm.intrinsics import address, exp, float_of, num_threads, prefetch, thread_number
 
 # A cache is longer than what is read of it.
-_ANY = 1 << 48
+ANY = 1 << 48
 
 
 class CpuDecodeAttention:
@@ -77,7 +77,7 @@ class CpuDecodeAttention:
 
 
 @inlined
-def _number(cache: Any, halves: Any, itemsize: Any, index: Any) -> Any:
+def cached_number(cache: Any, halves: Any, itemsize: Any, index: Any) -> Any:
     """A number of the cache, which is one of float32 or, by its other view, one of their upper halves."""
     return cache[index] if itemsize == 4 else float_of(np.int32(halves[index]) << 16)
 
@@ -96,8 +96,8 @@ def _store(arguments: Any) -> None:
     rows, width, stride, itemsize = numbers[0], numbers[1], numbers[2], numbers[6]
     source = carray(address(numbers[3]), rows * stride, np.int32)
     slots = carray(address(numbers[4]), rows, np.int64)
-    cache = carray(address(numbers[5]), _ANY, np.int32)
-    halves = carray(address(numbers[5]), _ANY, np.int16)
+    cache = carray(address(numbers[5]), ANY, np.int32)
+    halves = carray(address(numbers[5]), ANY, np.int16)
     for row in range(thread_number(), rows, num_threads()):
         for i in range(width):
             number = source[row * stride + i]
@@ -118,8 +118,8 @@ def _loop(key_dim: int, value_dim: int, block_size: int, itemsize: int) -> Paral
         window, scale, query_stride = numbers[4], float_of(np.int32(numbers[5])), numbers[6]
         width = kv_heads * (key_dim + value_dim)
         query = carray(address(numbers[7]), rows * query_stride, f32)
-        cache = carray(address(numbers[8]), _ANY, f32)
-        halves = carray(address(numbers[8]), _ANY, np.int16)
+        cache = carray(address(numbers[8]), ANY, f32)
+        halves = carray(address(numbers[8]), ANY, np.int16)
         tables = carray(address(numbers[9]), rows * table_width, np.int64)
         ends = carray(address(numbers[10]), rows, np.int64)
         out = carray(address(numbers[11]), rows * heads * value_dim, f32)
@@ -153,7 +153,7 @@ def _loop(key_dim: int, value_dim: int, block_size: int, itemsize: int) -> Paral
                         queries = row * query_stride + (first_head + head) * key_dim
                         score = f32(0)
                         for i in range(key_dim):
-                            score += query[u64(queries + i)] * _number(cache, halves, itemsize, u64(keys + i))
+                            score += query[u64(queries + i)] * cached_number(cache, halves, itemsize, u64(keys + i))
                         scores[u64(head * block_size + token)] = score * scale
                 for head in range(part_heads):
                     at = head * block_size
@@ -174,7 +174,7 @@ def _loop(key_dim: int, value_dim: int, block_size: int, itemsize: int) -> Paral
                         values = base + token * width + kv_heads * key_dim + (first_head + head) // group * value_dim
                         weight = scores[u64(head * block_size + token)]
                         for i in range(value_dim):
-                            value = _number(cache, halves, itemsize, u64(values + i))
+                            value = cached_number(cache, halves, itemsize, u64(values + i))
                             sums_of_values[u64(head * value_dim + i)] += weight * value
             for head in range(part_heads):
                 at = (row * heads + first_head + head) * value_dim

@@ -33,7 +33,7 @@ from llm.malloc import give_back_freed_memory
 from llm.memory import free_memory, is_out_of_memory
 from llm.model_files import find_model
 from llm.model_runner import ModelRunner
-from llm.paged_batch import find_decode_attention
+from llm.paged_batch import find_cache_attention
 from llm.probe import probe_layers
 from llm.request import SamplingParams
 from llm.sampler import Sampler
@@ -148,9 +148,9 @@ def _load(config: EngineConfig, device: torch.device, listener: Listener | None)
     cache = KVCache(layers, num_blocks, block_size=block_size, dtype=kept, device=device)
     runner: Runner
     if attend is None:
-        decode_attention = find_decode_attention(rules.values(), cache, dtype)
-        decoder = compile_decoder(decoder, cache, decode_attention, config.max_batch_size)
-        runner = ModelRunner(decoder, cache, device, decode_attention)
+        cache_attention = find_cache_attention(rules.values(), cache, dtype)
+        decoder = compile_decoder(decoder, cache, cache_attention.decode, config.max_batch_size)
+        runner = ModelRunner(decoder, cache, device, cache_attention)
     else:
         runner = CudaRunner(decoder, cache, attend)
         runner.record(max_rows=config.max_batch_size, longest=max_model_len)

@@ -7,7 +7,7 @@ import torch
 from llm.decoder import Decoder
 from llm.kv_cache import KVCache
 from llm.memory import is_out_of_memory
-from llm.paged_batch import DecodeAttention, Extent, PagedBatch
+from llm.paged_batch import CacheAttention, Extent, PagedBatch
 from llm.scheduler import Chunk
 
 
@@ -17,16 +17,14 @@ class ModelRunner:
     Args:
         decoder: the forward pass.
         cache: the memory for keys and values.
-        decode_attention: see `PagedBatch`.
+        cache_attention: see `PagedBatch`.
     """
 
-    def __init__(
-        self, decoder: Decoder, cache: KVCache, device: torch.device, decode_attention: DecodeAttention | None
-    ) -> None:
+    def __init__(self, decoder: Decoder, cache: KVCache, device: torch.device, cache_attention: CacheAttention) -> None:
         self._decoder = decoder
         self._cache = cache
         self._device = device
-        self._decode_attention = decode_attention
+        self._cache_attention = cache_attention
 
     def is_beyond_repair(self, error: Exception) -> bool:
         """Whether every later pass will fail too: CUDA's context does not outlive a kernel's fault."""
@@ -52,7 +50,7 @@ class ModelRunner:
             if chunk.is_last:
                 sampled.append(len(token_ids) - 1)
         extents = [Extent(chunk.start, chunk.num_tokens, chunk.sequence.block_table) for chunk in chunks]
-        batch = PagedBatch(self._cache, extents, self._device, self._decode_attention)
+        batch = PagedBatch(self._cache, extents, self._device, self._cache_attention)
         return self._decoder(
             torch.tensor(token_ids, device=self._device),
             torch.tensor(positions, device=self._device),

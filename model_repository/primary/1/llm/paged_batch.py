@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import Protocol
 
@@ -9,6 +10,7 @@ import torch
 
 from llm.attention import HeadRule, attention
 from llm.kv_cache import KVCache
+from llm.linear import has_avx2
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,48 @@ class DecodeAttention(Protocol):
         """
 
 
-def find_decode_attention(rules: Collection[HeadRule], cache: KVCache, dtype: torch.dtype) -> DecodeAttention | None:
-    """The compiled one, where it can do what the layers, which compute in `dtype`, ask for."""
+class PrefillAttention(Protocol):
+    """Attends over the cache where it lies, with the tokens of sequences that add several."""
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        cache: torch.Tensor,
+        blocks: torch.Tensor,
+        chunks: torch.Tensor,
+        rule: HeadRule,
+        out: torch.Tensor,
+    ) -> None:
+        """Attend with each token to itself and those before it in its sequence.
+
+        Args:
+            query: of the whole pass, `[tokens, heads, key_dim]`.
+            cache: the layer's, `[num_blocks, block_size, width]`, float32 or bfloat16; the pass's keys are in it.
+            blocks: the sequences' block tables `[sequences, blocks]`.
+            chunks: of each its tokens' place in the pass and in the sequence, and how many they are `[sequences, 3]`.
+            rule: what the layer asks for.
+            out: of the whole pass, `[tokens, heads, value_dim]`; the other tokens' rows are left alone.
+        """
+
+
+@dataclass(frozen=True)
+class CacheAttention:
+    """What attends over the cache where it lies; None: torch attends to a copy."""
+
+    decode: DecodeAttention | None = None
+    prefill: PrefillAttention | None = None
+
+
+def find_cache_attention(rules: Collection[HeadRule], cache: KVCache, dtype: torch.dtype) -> CacheAttention:
+    """The compiled ones, where they can do what the layers, which compute in `dtype`, ask for."""
     is_plain = all(rule.softcap is None and rule.sinks is None for rule in rules)
     if not is_plain or dtype != torch.float32 or cache.device.type != "cpu":
-        return None
-    from llm.cpu_attention import CpuDecodeAttention  # compiles, which nothing else needs
+        return CacheAttention()
+    from llm.cpu_attention import CpuDecodeAttention  # compile, which nothing else needs
+    from llm.cpu_prefill_attention import CpuPrefillAttention
 
-    return CpuDecodeAttention(rules, cache.block_size, cache.dtype)
+    decode = CpuDecodeAttention(rules, cache.block_size, cache.dtype)
+    return CacheAttention(decode, CpuPrefillAttention(rules, cache.block_size, cache.dtype) if has_avx2() else None)
 
 
 @dataclass(frozen=True)
@@ -76,11 +112,11 @@ class PagedBatch:
     """One pass over the cache: writes the new keys and values, then attends sequence by sequence.
 
     Sequences that add one token go together. Where torch attends, they are stacked by length, so that a short one is
-    padded to less than twice its own length. Longer chunks (prefill) go one by one.
+    padded to less than twice its own length, and longer chunks (prefill) go one by one.
 
     Args:
         extents: the sequences, in the order of their tokens in the pass.
-        decode_attention: attends for those that add one token; None: torch does.
+        cache_attention: what need not be torch.
 
     Attributes:
         slots: where in the cache the pass's tokens go `[tokens]`, block number x block size + offset.
@@ -91,11 +127,11 @@ class PagedBatch:
         cache: KVCache,
         extents: Sequence[Extent],
         device: torch.device,
-        decode_attention: DecodeAttention | None = None,
+        cache_attention: CacheAttention = CacheAttention(),
     ) -> None:
         self._cache = cache
         self._device = device
-        self._decode_attention = decode_attention
+        self._attention = cache_attention
         self.slots = self._slot_mapping(extents)
         self._prefills: list[tuple[int, Extent]] = []
         decodes: list[tuple[int, Extent]] = []
@@ -120,6 +156,10 @@ class PagedBatch:
         out = query.new_empty(tokens, heads, rule.shape.value_dim)
         for group in self._groups:
             out[group.tokens] = self._decode(layer, group, query[group.tokens], rule)
+        if self._attention.prefill is not None:
+            blocks, chunks = self._chunks
+            self._attention.prefill(query, self._cache.layers[layer], blocks, chunks, rule, out)
+            return out
         for number, (offset, extent) in enumerate(self._prefills):
             span = slice(offset, offset + extent.num_tokens)
             out[span] = self._prefill(layer, number, extent, query[span], key_value[span], rule)
@@ -135,31 +175,40 @@ class PagedBatch:
         return torch.tensor(slots, device=self._device)
 
     def _group_decodes(self, decodes: list[tuple[int, Extent]]) -> list[DecodeGroup]:
-        def num_blocks(decode: tuple[int, Extent]) -> int:
-            return -(-decode[1].end // self._cache.block_size)
-
         def bucket(decode: tuple[int, Extent]) -> int:
-            return (num_blocks(decode) - 1).bit_length() if self._decode_attention is None else 0
+            return (self._num_blocks(decode[1]) - 1).bit_length() if self._attention.decode is None else 0
 
         groups = []
         for _, members in groupby(sorted(decodes, key=bucket), key=bucket):
             rows = list(members)
             is_whole_pass = len(rows) == len(decodes) and not self._prefills
-            width = max(map(num_blocks, rows))
-            # Padding reads block 0; the bias hides whatever lies there.
-            tables = [(list(extent.block_table[:width]) + [0] * width)[:width] for _, extent in rows]
             groups.append(
                 DecodeGroup(
                     tokens=None if is_whole_pass else torch.tensor([o for o, _ in rows], device=self._device),
-                    blocks=torch.tensor(tables, device=self._device),
+                    blocks=self._tables([extent for _, extent in rows]),
                     ends=torch.tensor([extent.end for _, extent in rows], device=self._device),
                 )
             )
         return groups
 
+    @cached_property
+    def _chunks(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the prefills the block tables and chunks; see `PrefillAttention`."""
+        chunks = [(offset, extent.start, extent.num_tokens) for offset, extent in self._prefills]
+        return self._tables([extent for _, extent in self._prefills]), torch.tensor(chunks, device=self._device)
+
+    def _num_blocks(self, extent: Extent) -> int:
+        return -(-extent.end // self._cache.block_size)
+
+    def _tables(self, extents: Sequence[Extent]) -> torch.Tensor:
+        """Block tables `[extents, blocks]`. Padding names block 0; whatever lies there is not looked at, or hidden."""
+        width = max(map(self._num_blocks, extents))
+        tables = [(list(extent.block_table[:width]) + [0] * width)[:width] for extent in extents]
+        return torch.tensor(tables, device=self._device)
+
     def _decode(self, layer: int, group: DecodeGroup, query: torch.Tensor, rule: HeadRule) -> torch.Tensor:
-        if self._decode_attention is not None:
-            return self._decode_attention(query, self._cache.layers[layer], group.blocks, group.ends, rule)
+        if self._attention.decode is not None:
+            return self._attention.decode(query, self._cache.layers[layer], group.blocks, group.ends, rule)
         keys, values = rule.shape.split(self._cache.read(layer, group.blocks).to(query.dtype))
         rows, length, kv_heads, _ = keys.shape
         if rule.window not in group.biases:
@@ -178,9 +227,7 @@ class PagedBatch:
             # As they lie in the cache: what a token sees must not depend on how its prompt was cut.
             key_value = self._cache.rounded(fresh)[None]
         else:
-            size = self._cache.block_size
-            used = torch.tensor([list(extent.block_table[: -(-extent.end // size)])], device=self._device)
-            key_value = self._cache.read(layer, used)[:, : extent.end].to(query.dtype)
+            key_value = self._cache.read(layer, self._tables([extent]))[:, : extent.end].to(query.dtype)
         keys, values = (tensor.transpose(1, 2) for tensor in rule.shape.split(key_value))
         if (number, rule.window) not in self._prefill_biases:
             positions = torch.arange(extent.start, extent.end, device=self._device)
