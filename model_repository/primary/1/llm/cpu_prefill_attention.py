@@ -1,9 +1,9 @@
 """Attention of sequences that add several tokens, over the cache where it lies, in float32 on a CPU. Engine thread.
 
 Queries lie side by side in a tile: tokens of a sequence, with all query heads that share a key head. So scores, weights
-and sums of values lie side by side too, and keys and values are read where they are: nothing is copied, and no sum goes
-across a register. Keys are taken block by block, wherever a chunk begins: what a token gets does not depend on how its
-prompt was cut.
+and sums of values lie side by side too: no mask is made, and no sum goes across a register. Keys and values are read
+where they are, unless they must be widened first. Keys are taken block by block, wherever a chunk begins: what a token
+gets does not depend on how its prompt was cut.
 """
 
 from collections.abc import Iterable
@@ -58,6 +58,12 @@ class CpuPrefillAttention:
 
 
 @inlined
+def _widened(half: Any) -> Any:
+    """The bfloat16 of these bits, which float32's upper half is."""
+    return float_of(np.int32(half) << 16)
+
+
+@inlined
 def _num_tiles(num_tokens: Any, group: Any) -> Any:
     return (num_tokens * group + TILE - 1) // TILE
 
@@ -99,11 +105,13 @@ def _loop(key_dim: int, value_dim: int, block_size: int, itemsize: int) -> Paral
         seen, scale, query_stride = numbers[4] or ANY, float_of(np.int32(numbers[5])), numbers[6]
         width, group = kv_heads * (key_dim + value_dim), heads // kv_heads
         query = carray(address(numbers[7]), ANY, f32)
+        halves = carray(address(numbers[8]), ANY, np.int16)
         tables = carray(address(numbers[9]), ANY, np.int64)
         chunks = carray(address(numbers[10]), (num_chunks, 3), np.int64)
         out = carray(address(numbers[11]), ANY, f32)
         tile, zeros, positions = np.empty(key_dim * TILE, f32), np.zeros(TILE, f32), np.empty(TILE, np.int32)
         scores, sums_of_values = np.empty(block_size * TILE, f32), np.empty(value_dim * TILE, f32)
+        wide_keys, wide_values = np.empty(block_size * key_dim, f32), np.empty(block_size * value_dim, f32)
         tops, sums, kept = np.empty(TILE, f32), np.empty(TILE, f32), np.empty(TILE, f32)
         queries_at, scores_at, values_at = tile.ctypes.data, scores.ctypes.data, sums_of_values.ctypes.data
         num_items: Any = np.int64(0)
@@ -130,15 +138,26 @@ def _loop(key_dim: int, value_dim: int, block_size: int, itemsize: int) -> Paral
             for block in range(begin // block_size, (end - 1) // block_size + 1):
                 base = block * block_size
                 num_keys = min(end - base, block_size)
-                at = tables[chunk * table_width + block] * block_size * width + kv_head * key_dim
-                keys = numbers[8] + itemsize * at
-                values = keys + itemsize * (kv_heads * key_dim + kv_head * (value_dim - key_dim))
-                multiply_rows(itemsize, num_keys, keys, width, 1, queries_at, key_dim, zeros.ctypes.data, 0, scores_at)
+                at = tables[chunk * table_width + block] * block_size * width
+                keys_from = at + kv_head * key_dim
+                values_from = at + kv_heads * key_dim + kv_head * value_dim
+                if itemsize == 4:
+                    keys, key_stride = numbers[8] + 4 * keys_from, width
+                    values, value_stride = numbers[8] + 4 * values_from, width
+                else:
+                    for key in range(num_keys):
+                        for i in range(key_dim):
+                            wide_keys[u64(key * key_dim + i)] = _widened(halves[u64(keys_from + key * width + i)])
+                        for i in range(value_dim):
+                            wide_values[u64(key * value_dim + i)] = _widened(halves[u64(values_from + key * width + i)])
+                    keys, key_stride = wide_keys.ctypes.data, key_dim
+                    values, value_stride = wide_values.ctypes.data, value_dim
+                multiply_rows(num_keys, keys, key_stride, 1, queries_at, key_dim, zeros.ctypes.data, 0, scores_at)
                 if base + num_keys - 1 > positions[0] or end - 1 - base >= seen:
                     _hide(scores, num_keys, base, positions, min(seen, 1 << 30))
                 _weigh(scores, num_keys, tops, sums, kept)
                 scale_rows(values_at, value_dim, kept.ctypes.data)
-                multiply_rows(itemsize, value_dim, values, 1, width, scores_at, num_keys, values_at, TILE, values_at)
+                multiply_rows(value_dim, values, 1, value_stride, scores_at, num_keys, values_at, TILE, values_at)
             for lane in range(num_queries):
                 row = first + lane
                 at = ((place + row // group) * heads + kv_head * group + row % group) * value_dim

@@ -4,7 +4,6 @@ Rows of the cache are multiplied by the tile where they lie, a number at a time 
 tile of the same width, with a row for each row of the cache.
 """
 
-from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -16,9 +15,9 @@ from llm.intrinsics import intrinsic
 from llm.tiles import LANES, TILE, TileCode, by_rows
 
 
-def _product(num_rows: int, itemsize: int) -> Any:
-    """Compiled code that multiplies so many rows of the cache, whose numbers take 2 or 4 bytes, by a tile."""
-    number, word, half = ir.FloatType(), ir.IntType(32), ir.IntType(16)
+def _product(num_rows: int) -> Any:
+    """Compiled code that multiplies so many rows by a tile."""
+    number = ir.FloatType()
 
     @intrinsic
     def product(
@@ -44,11 +43,7 @@ def _product(num_rows: int, itemsize: int) -> Any:
 
             def value(row: int, index: Any) -> Any:
                 at = builder.add(code.at(row_stride, row), builder.mul(index, stride))
-                if itemsize == 4:
-                    return code.spread(builder.load(code.place(source, at, number)))
-                pointer = builder.inttoptr(builder.add(source, builder.shl(at, integer(1))), half.as_pointer())
-                upper = builder.shl(builder.zext(builder.load(pointer, align=2), word), word(16))
-                return code.spread(builder.bitcast(upper, number))
+                return code.spread(builder.load(code.place(source, at, number)))
 
             starts = [code.load(sums, code.at(sums_stride, row)) for row in range(num_rows)]
             ends = code.sums(
@@ -67,14 +62,12 @@ def _product(num_rows: int, itemsize: int) -> Any:
     return product
 
 
-# A loop that finds these as globals is found again among what is kept; one that encloses them is not.
-_multiply_float32 = by_rows(partial(_product, itemsize=4))
-_multiply_bfloat16 = by_rows(partial(_product, itemsize=2))
+# A loop that finds it as a global is found again among what is kept; one that encloses it is not.
+_multiply_some = by_rows(_product)
 
 
 @inlined
 def multiply_rows(
-    itemsize: Any,
     num_rows: Any,
     source: Any,
     row_stride: Any,
@@ -85,15 +78,11 @@ def multiply_rows(
     sums_stride: Any,
     out: Any,
 ) -> None:
-    """Multiply any number of rows, whose numbers take `itemsize` bytes: see `product`."""
+    """Multiply any number of rows: see `product`."""
     row = 0
     while row < num_rows:
-        left, at, added = num_rows - row, source + itemsize * row * row_stride, sums + 4 * row * sums_stride
-        to = out + 4 * row * TILE
-        if itemsize == 4:
-            row += _multiply_float32(left, at, row_stride, stride, tile, count, added, sums_stride, to)
-        else:
-            row += _multiply_bfloat16(left, at, row_stride, stride, tile, count, added, sums_stride, to)
+        left, at, added = num_rows - row, source + 4 * row * row_stride, sums + 4 * row * sums_stride
+        row += _multiply_some(left, at, row_stride, stride, tile, count, added, sums_stride, out + 4 * row * TILE)
 
 
 @intrinsic
