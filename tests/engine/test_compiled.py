@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from llm.attention import HeadRule, attention
+from llm.cache_attention import find_cache_attention
 from llm.compiled import ParallelLoop, take
 from llm.cpu_attention import CpuDecodeAttention
 from llm.cpu_operations import CpuOperations
 from llm.intrinsics import address, exp, num_threads, thread_number
 from llm.kv_cache import KVCache, LayerShape
 from llm.operations import Norm, TorchOperations
-from llm.paged_batch import Extent, PagedBatch, find_cache_attention
+from llm.paged_batch import Extent, PagedBatch
 from numba import carray
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -258,7 +259,7 @@ def test_chunks_attend_the_same_on_a_cpu_with_half_as_wide_registers(tmp_path: P
         "import torch; torch.cpu._is_avx512_supported = lambda: False\n"
         "from llm.attention import HeadRule; from llm.kv_cache import KVCache, LayerShape\n"
         "from llm.tiles import LANES\n"
-        "from llm.paged_batch import Extent, PagedBatch, find_cache_attention\n"
+        "from llm.cache_attention import find_cache_attention; from llm.paged_batch import Extent, PagedBatch\n"
         "rule = HeadRule(LayerShape(3, 64, 64), None, 70, None, None)\n"
         "query, key_value = torch.randn(150, 9, 64), torch.randn(150, rule.shape.width)\n"
         "for dtype in torch.float32, torch.bfloat16:\n"

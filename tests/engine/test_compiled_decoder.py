@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from llm.cache_attention import find_cache_attention
 from llm.compiled_decoder import CompiledDecoder
 from llm.decoder import build_decoder, compile_decoder
 from llm.fused_decoder import FusedDecoder
 from llm.kv_cache import KVCache
 from llm.linear import OneDnnLinear, plain_linear
-from llm.paged_batch import Extent, PagedBatch, find_cache_attention
+from llm.paged_batch import Extent, PagedBatch
 from llm.probe import probe_layers
 from llm.tiled_int8_linear import TiledInt8Linear
 from llm.tiled_linear import TiledLinear

@@ -21,7 +21,7 @@ ANY = 1 << 48
 
 
 class CpuDecodeAttention:
-    """A `llm.paged_batch.DecodeAttention`.
+    """A `llm.cache_attention.DecodeAttention`.
 
     Args:
         rules: what the model's layers ask for, without soft-cap or sinks.
@@ -36,7 +36,7 @@ class CpuDecodeAttention:
     def __call__(
         self, query: torch.Tensor, cache: torch.Tensor, blocks: torch.Tensor, ends: torch.Tensor, rule: HeadRule
     ) -> torch.Tensor:
-        """See `llm.paged_batch.DecodeAttention`."""
+        """See `llm.cache_attention.DecodeAttention`."""
         if query.stride()[1:] != (query.shape[2], 1):
             query = query.contiguous()
         out = query.new_empty(*query.shape[:2], rule.shape.value_dim)

@@ -26,7 +26,7 @@ _LOWEST = np.float32(-1e30)
 
 
 class CpuPrefillAttention:
-    """A `llm.paged_batch.PrefillAttention`.
+    """A `llm.cache_attention.PrefillAttention`.
 
     Args:
         rules: what the model's layers ask for, without soft-cap or sinks.
@@ -47,7 +47,7 @@ class CpuPrefillAttention:
         rule: HeadRule,
         out: torch.Tensor,
     ) -> None:
-        """See `llm.paged_batch.PrefillAttention`."""
+        """See `llm.cache_attention.PrefillAttention`."""
         if query.stride()[1:] != (query.shape[2], 1):
             query = query.contiguous()
         heads, key_dim = query.shape[1:]

@@ -6,13 +6,13 @@ from typing import Any, Protocol
 import torch
 
 from llm.attention import AttentionBatch, HeadRule
+from llm.cache_attention import DecodeAttention
 from llm.cuda_kernels import CudaKernels
 from llm.cuda_operations import CudaOperations
 from llm.fused_decoder import FusedDecoder, has_known_shape
 from llm.kv_cache import KVCache
 from llm.linear import Pack, pack_modules
 from llm.operations import Operations, TorchOperations
-from llm.paged_batch import DecodeAttention
 from llm.probe import Probe
 
 log = logging.getLogger(__name__)

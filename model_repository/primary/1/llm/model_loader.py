@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from llm import ENGINE_VERSION
 from llm.attention import IMPLEMENTATION
 from llm.block_pool import BlockPool
+from llm.cache_attention import find_cache_attention
 from llm.chat_prompt import ChatPrompt
 from llm.config import EngineConfig
 from llm.cuda_drawing import CudaSampler
@@ -33,7 +34,6 @@ from llm.malloc import give_back_freed_memory
 from llm.memory import free_memory, is_out_of_memory
 from llm.model_files import find_model
 from llm.model_runner import ModelRunner
-from llm.paged_batch import find_cache_attention
 from llm.probe import probe_layers
 from llm.request import SamplingParams
 from llm.sampler import Sampler

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
+from llm.cache_attention import CacheAttention
 from llm.decoder import Decoder
 from llm.kv_cache import KVCache
 from llm.memory import is_out_of_memory
-from llm.paged_batch import CacheAttention, Extent, PagedBatch
+from llm.paged_batch import Extent, PagedBatch
 from llm.scheduler import Chunk
 
 
