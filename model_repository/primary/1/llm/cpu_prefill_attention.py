@@ -3,7 +3,7 @@
 Queries lie side by side in a tile: tokens of a sequence, with all query heads that share a key head. So scores, weights
 and sums of values lie side by side too: no mask is made, and no sum goes across a register. Keys and values are read
 where they are, unless they must be widened first. Keys are taken block by block, wherever a chunk begins: what a token
-gets does not depend on how its prompt was cut.
+gets does not depend on how its prompt was cut, unless it is a chunk by itself.
 """
 
 from collections.abc import Iterable
