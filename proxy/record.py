@@ -108,7 +108,7 @@ class Record:
         self._merged.append(total)
         self._last_response = now
         if now - self._last_count >= COUNTING_INTERVAL:
-            self._count_responses()
+            self._count_responses(self._meter.known(self.model))
 
     def fail(self, error: Exception) -> None:
         """The request ends with an error."""
@@ -123,7 +123,7 @@ class Record:
         meter.requests(self.operation, label, self.outcome).inc()
         meter.duration(self.operation, label, self.error_type).observe(self.seconds)
         if self._merged:
-            self._count_responses()
+            self._count_responses(label)
         if self.usage is not None:
             self._count_tokens(self.usage, label)
         self._log(label)
@@ -169,8 +169,7 @@ class Record:
         self._meter.first_token(self.operation, self._meter.known(self.model)).observe(seconds)
         self.first_token_seconds = seconds
 
-    def _count_responses(self) -> None:
-        label = self._meter.known(self.model)
+    def _count_responses(self, label: str) -> None:
         self._meter.token_gap(label).observe_all(self._gaps)
         self._meter.merged_tokens(label).observe_all(self._merged)
         self._gaps.clear()

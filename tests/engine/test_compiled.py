@@ -23,6 +23,12 @@ from numba import carray
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK_SIZE = 32
 
+_each_window = pytest.mark.parametrize("window", [None, 1, 20, 32, 40])
+_each_shape = pytest.mark.parametrize(
+    ("heads", "kv_heads", "key_dim", "value_dim"), [(9, 3, 64, 64), (4, 4, 16, 16), (8, 1, 24, 40)]
+)
+_each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 300])
 @torch.inference_mode()
@@ -64,11 +70,9 @@ def test_the_exponential_is_exact_to_two_last_places():
 
 
 @pytest.mark.parametrize("lengths", [[1], [33], [300], [5, 64, 65], [1, 2, 3, 40, 500, 31, 32]])
-@pytest.mark.parametrize("window", [None, 1, 20, 32, 40])
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "key_dim", "value_dim"), [(9, 3, 64, 64), (4, 4, 16, 16), (8, 1, 24, 40)]
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@_each_window
+@_each_shape
+@_each_dtype
 @torch.inference_mode()
 def test_attention_over_the_cache_computes_what_torchs_does(
     lengths: list[int], window: int | None, heads: int, kv_heads: int, key_dim: int, value_dim: int, dtype: torch.dtype
@@ -102,11 +106,9 @@ _CHUNKS = [[(0, 1), (0, 2)], [(0, 33)], [(31, 2), (300, 1), (5, 70)], [(64, 32),
 
 
 @pytest.mark.parametrize("chunks", _CHUNKS)
-@pytest.mark.parametrize("window", [None, 1, 20, 32, 40])
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "key_dim", "value_dim"), [(9, 3, 64, 64), (4, 4, 16, 16), (8, 1, 24, 40)]
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@_each_window
+@_each_shape
+@_each_dtype
 @torch.inference_mode()
 def test_chunks_attend_over_the_cache_as_torch_does(
     chunks: list[tuple[int, int]],

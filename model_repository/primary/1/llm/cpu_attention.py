@@ -13,11 +13,9 @@ import torch
 from numba import carray
 
 from llm.attention import HeadRule
-from llm.compiled import ParallelLoop, Program, Step, bits, inlined, take
+from llm.compiled import ParallelLoop, Program, Step, inlined, take
+from llm.cpu_cache import ANY, CacheLoops, widened
 from llm.intrinsics import address, exp, float_of, num_threads, prefetch, thread_number
-
-# A cache is longer than what is read of it.
-ANY = 1 << 48
 
 
 class CpuDecodeAttention:
@@ -30,17 +28,14 @@ class CpuDecodeAttention:
     """
 
     def __init__(self, rules: Iterable[HeadRule], block_size: int, dtype: torch.dtype) -> None:
-        widths = {(rule.shape.key_dim, rule.shape.value_dim) for rule in rules}
-        self._loops = {dims: _loop(*dims, block_size, dtype.itemsize) for dims in widths}
+        self._loops = CacheLoops(_loop, rules, block_size, dtype)
 
     def __call__(
         self, query: torch.Tensor, cache: torch.Tensor, blocks: torch.Tensor, ends: torch.Tensor, rule: HeadRule
     ) -> torch.Tensor:
         """See `llm.cache_attention.DecodeAttention`."""
-        if query.stride()[1:] != (query.shape[2], 1):
-            query = query.contiguous()
         out = query.new_empty(*query.shape[:2], rule.shape.value_dim)
-        self._attend(query, cache, blocks, ends, rule, out).run()
+        self._loops.step(len(query), query, cache, blocks, ends, rule, out).run()
         return out
 
     def steps(
@@ -50,36 +45,22 @@ class CpuDecodeAttention:
         nowhere = torch.empty(1, 1, dtype=torch.long)
         return [
             Step.of(_store, *key_value.shape, key_value.stride(0), key_value, nowhere, cache, cache.itemsize),
-            self._attend(query, cache, nowhere, nowhere, rule, out),
+            self._loops.step(len(query), query, cache, nowhere, nowhere, rule, out),
         ]
 
     def set_sequences(self, program: Program, slots: torch.Tensor, blocks: torch.Tensor, ends: torch.Tensor) -> None:
         """Have a program store in these slots `[rows]`, and attend to these sequences; see `DecodeAttention`."""
         program.set(_store, 4, slots.data_ptr())
-        for loop in self._loops.values():
+        for loop in self._loops.all:
             program.set(loop, 3, blocks.shape[1])
             program.set(loop, 9, blocks.data_ptr())
             program.set(loop, 10, ends.data_ptr())
 
-    def _attend(
-        self,
-        query: torch.Tensor,
-        cache: torch.Tensor,
-        blocks: torch.Tensor,
-        ends: torch.Tensor,
-        rule: HeadRule,
-        out: torch.Tensor,
-    ) -> Step:
-        (rows, heads, key_dim), value_dim = query.shape, rule.shape.value_dim
-        scale = key_dim**-0.5 if rule.scale is None else rule.scale
-        sizes = rows, heads, rule.shape.num_kv_heads, blocks.shape[1], rule.window or 0, bits(scale), query.stride(0)
-        return Step.of(self._loops[key_dim, value_dim], *sizes, query, cache, blocks, ends, out)
-
 
 @inlined
-def cached_number(cache: Any, halves: Any, itemsize: Any, index: Any) -> Any:
+def _number(cache: Any, halves: Any, itemsize: Any, index: Any) -> Any:
     """A number of the cache, which is one of float32 or, by its other view, one of their upper halves."""
-    return cache[index] if itemsize == 4 else float_of(np.int32(halves[index]) << 16)
+    return cache[index] if itemsize == 4 else widened(halves[index])
 
 
 @inlined
@@ -153,7 +134,7 @@ def _loop(key_dim: int, value_dim: int, block_size: int, itemsize: int) -> Paral
                         queries = row * query_stride + (first_head + head) * key_dim
                         score = f32(0)
                         for i in range(key_dim):
-                            score += query[u64(queries + i)] * cached_number(cache, halves, itemsize, u64(keys + i))
+                            score += query[u64(queries + i)] * _number(cache, halves, itemsize, u64(keys + i))
                         scores[u64(head * block_size + token)] = score * scale
                 for head in range(part_heads):
                     at = head * block_size
@@ -174,7 +155,7 @@ def _loop(key_dim: int, value_dim: int, block_size: int, itemsize: int) -> Paral
                         values = base + token * width + kv_heads * key_dim + (first_head + head) // group * value_dim
                         weight = scores[u64(head * block_size + token)]
                         for i in range(value_dim):
-                            value = cached_number(cache, halves, itemsize, u64(values + i))
+                            value = _number(cache, halves, itemsize, u64(values + i))
                             sums_of_values[u64(head * value_dim + i)] += weight * value
             for head in range(part_heads):
                 at = (row * heads + first_head + head) * value_dim

@@ -15,8 +15,8 @@ import torch
 from numba import carray
 
 from llm.attention import HeadRule
-from llm.compiled import ParallelLoop, Step, bits, inlined, take
-from llm.cpu_attention import ANY
+from llm.compiled import ParallelLoop, inlined, take
+from llm.cpu_cache import ANY, CacheLoops, widened
 from llm.intrinsics import address, exp, float_of
 from llm.query_tiles import multiply_rows, raise_tops, scale_rows
 from llm.tiles import TILE
@@ -35,8 +35,7 @@ class CpuPrefillAttention:
     """
 
     def __init__(self, rules: Iterable[HeadRule], block_size: int, dtype: torch.dtype) -> None:
-        widths = {(rule.shape.key_dim, rule.shape.value_dim) for rule in rules}
-        self._loops = {dims: _loop(*dims, block_size, dtype.itemsize) for dims in widths}
+        self._loops = CacheLoops(_loop, rules, block_size, dtype)
 
     def __call__(
         self,
@@ -48,19 +47,7 @@ class CpuPrefillAttention:
         out: torch.Tensor,
     ) -> None:
         """See `llm.cache_attention.PrefillAttention`."""
-        if query.stride()[1:] != (query.shape[2], 1):
-            query = query.contiguous()
-        heads, key_dim = query.shape[1:]
-        scale = key_dim**-0.5 if rule.scale is None else rule.scale
-        sizes = len(chunks), heads, rule.shape.num_kv_heads, blocks.shape[1], rule.window or 0, bits(scale)
-        loop = self._loops[key_dim, rule.shape.value_dim]
-        Step.of(loop, *sizes, query.stride(0), query, cache, blocks, chunks, out).run()
-
-
-@inlined
-def _widened(half: Any) -> Any:
-    """The bfloat16 of these bits, which float32's upper half is."""
-    return float_of(np.int32(half) << 16)
+        self._loops.step(len(chunks), query, cache, blocks, chunks, rule, out).run()
 
 
 @inlined
@@ -147,9 +134,9 @@ def _loop(key_dim: int, value_dim: int, block_size: int, itemsize: int) -> Paral
                 else:
                     for key in range(num_keys):
                         for i in range(key_dim):
-                            wide_keys[u64(key * key_dim + i)] = _widened(halves[u64(keys_from + key * width + i)])
+                            wide_keys[u64(key * key_dim + i)] = widened(halves[u64(keys_from + key * width + i)])
                         for i in range(value_dim):
-                            wide_values[u64(key * value_dim + i)] = _widened(halves[u64(values_from + key * width + i)])
+                            wide_values[u64(key * value_dim + i)] = widened(halves[u64(values_from + key * width + i)])
                     keys, key_stride = wide_keys.ctypes.data, key_dim
                     values, value_stride = wide_values.ctypes.data, value_dim
                 multiply_rows(num_keys, keys, key_stride, 1, queries_at, key_dim, zeros.ctypes.data, 0, scores_at)

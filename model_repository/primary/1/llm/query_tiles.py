@@ -12,7 +12,7 @@ from numba.core import cgutils
 
 from llm.compiled import inlined
 from llm.intrinsics import intrinsic
-from llm.tiles import LANES, TILE, TileCode, by_rows
+from llm.tiles import TILE, TileCode, by_rows
 
 
 def _product(num_rows: int) -> Any:
@@ -39,7 +39,6 @@ def _product(num_rows: int) -> Any:
         def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
             source, row_stride, stride, tile, count, sums, sums_stride, out = arguments
             code, integer = TileCode(builder, number), source.type
-            fma = code.function(f"llvm.fma.v{LANES}f32", code.vector, [code.vector] * 3)
 
             def value(row: int, index: Any) -> Any:
                 at = builder.add(code.at(row_stride, row), builder.mul(index, stride))
@@ -51,7 +50,7 @@ def _product(num_rows: int) -> Any:
                 count,
                 lambda index: code.load(tile, builder.mul(index, integer(TILE))),
                 value,
-                lambda *factors: builder.call(fma, factors),
+                code.multiply_add,
             )
             for row, end in enumerate(ends):
                 code.store(end, out, integer(row * TILE))

@@ -81,7 +81,6 @@ def _product(num_rows: int, weight_bytes: int) -> Any:
         def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
             source, source_stride, part, count, sums, sums_stride, out, out_stride, following, rarity = arguments
             code, integer = TileCode(builder, number), source.type
-            fma = code.function(f"llvm.fma.v{LANES}f32", code.vector, [code.vector] * 3)
             mask = builder.sub(builder.shl(integer(1), rarity), integer(1))
 
             def weights(index: Any) -> list[Any]:
@@ -103,7 +102,7 @@ def _product(num_rows: int, weight_bytes: int) -> Any:
                 return code.spread(builder.load(code.place(source, index, number)))
 
             starts = [code.load(sums, code.at(sums_stride, row)) for row in range(num_rows)]
-            ends = code.sums(starts, count, weights, value, lambda *factors: builder.call(fma, factors))
+            ends = code.sums(starts, count, weights, value, code.multiply_add)
             for row, end in enumerate(ends):
                 code.store(end, out, code.at(out_stride, row))
             return context.get_dummy_value()

@@ -132,6 +132,11 @@ class TileCode:
         kind = ir.FunctionType(result, arguments)
         return self.builder.module.globals.get(name) or ir.Function(self.builder.module, kind, name)
 
+    def multiply_add(self, value: Any, weight: Any, sum_: Any) -> Any:
+        """`value * weight + sum_`, rounded once."""
+        function = self.function(f"llvm.fma.v{LANES}f32", self.vector, [self.vector] * 3)
+        return self.builder.call(function, [value, weight, sum_])
+
     def at(self, stride: Any, row: int) -> Any:
         """Where a row begins."""
         return self.builder.mul(stride, self._integer(row))
