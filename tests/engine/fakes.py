@@ -11,7 +11,7 @@ from llm.block_pool import BlockPool
 from llm.engine import Engine, ModelLimits
 from llm.errors import GenerationError
 from llm.request import FinishReason, GenerationRequest, SamplingParams, Submission, TokenLogprobs
-from llm.sampler import Draw
+from llm.sampler import Draw, Drawing
 from llm.scheduler import Chunk, Scheduler
 from llm.sequence import Sequence
 
@@ -37,6 +37,7 @@ class RecordingRunner:
     passes: list[list[Chunk]] = field(default_factory=list)
     contents: dict[tuple[int, int], int] = field(default_factory=dict)
     prefixes: WeakKeyDictionary[Sequence, list[int]] = field(default_factory=WeakKeyDictionary)
+    returns_early: bool = False
 
     def forward(self, chunks: Rows[Chunk]) -> list[Sequence]:
         written: set[int] = set()
@@ -73,9 +74,9 @@ class RecordingRunner:
 class CountingSampler:
     """The next token is the last one plus one; a sequence's text shows whether tokens were lost or doubled."""
 
-    def sample(self, logits: list[Sequence], sequences: Rows[Sequence]) -> list[Draw | GenerationError]:
+    def start(self, logits: list[Sequence], sequences: Rows[Sequence]) -> Drawing:
         assert logits == list(sequences)
-        return [Draw(sequence.token_ids[-1] + 1) for sequence in sequences]
+        return lambda: [Draw(sequence.token_ids[-1] + 1) for sequence in sequences]
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from llm.engine import Pulse
 from llm.errors import ContextLengthError, InvalidRequestError, OverloadedError, UnavailableError
+from llm.sampler import Draw
 from llm.scheduler import Chunk
 
 from tests.engine.fakes import END, DeviceFaultError, counting_engine, running, submit
@@ -286,6 +287,8 @@ def test_a_running_engine_answers_and_stops_without_leaving_anybody_waiting():
 class _Failing:
     """Fails with each of these errors, then computes."""
 
+    returns_early = False
+
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
 
@@ -383,3 +386,100 @@ def test_more_choices_than_may_ever_wait_are_the_requests_own_fault():
     with pytest.raises(InvalidRequestError, match="at most 4") as refusal:
         submit(engine, [1], n=5)
     assert refusal.value.param == "n"
+
+
+class _Device:
+    """A runner and a sampler of a device that works by itself; notes the order in which things happen."""
+
+    returns_early = True
+
+    def __init__(self) -> None:
+        self.happened: list[str] = []
+
+    def forward(self, chunks: Rows[Chunk]) -> list[Any]:
+        self.happened.append("launch")
+        return [chunk.sequence for chunk in chunks if chunk.is_last]
+
+    def start(self, logits: list[Any], sequences: Rows[Any]) -> Any:
+        return lambda: self._finish(sequences)
+
+    def _finish(self, sequences: Rows[Any]) -> list[Draw]:
+        self.happened.append("wait")
+        return [Draw(sequence.token_ids[-1] + 1) for sequence in sequences]
+
+    def is_beyond_repair(self, error: Exception) -> bool:
+        return False
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return False
+
+
+def engine_on(device: _Device, sink_of: Any) -> Any:
+    """An engine that notes how many tokens there are to be read whenever it says that they may be."""
+    engine, _ = counting_engine()
+    engine._runner = engine._sampler = device
+    engine.on_output = lambda: device.happened.append(f"read {sum(map(len, sink_of().token_ids.values()))}")
+    return engine
+
+
+def test_tokens_are_to_be_read_while_a_device_works_on_the_next_and_the_last_ones_at_once():
+    device = _Device()
+    engine = engine_on(device, lambda: sink)
+    _, sink = submit(engine, [1], max_tokens=3)
+    run_to_end(engine, [sink])
+    passes = ["launch", "read 0", "wait", "launch", "read 1", "wait", "launch", "read 2", "wait"]
+    assert device.happened == [*passes, "read 3"]
+
+
+def test_where_a_pass_blocks_tokens_are_to_be_read_before_the_next():
+    device = _Device()
+    device.returns_early = False
+    engine = engine_on(device, lambda: sink)
+    _, sink = submit(engine, [1], max_tokens=2)
+    run_to_end(engine, [sink])
+    assert [each for each in device.happened if each != "wait"] == [
+        *("launch", "read 0", "read 1"),
+        *("launch", "read 1", "read 2"),
+    ]
+
+
+@pytest.mark.parametrize("returns_early", [True, False])
+def test_how_a_request_ends_is_to_be_read_when_nothing_is_left_to_compute(returns_early: bool):
+    """Nobody would look at it otherwise, and its client would wait for ever."""
+    device = _Device()
+    device.returns_early = returns_early
+    engine, _ = counting_engine()
+    engine._runner = engine._sampler = device
+    seen: list[bool] = []
+    engine.on_output = lambda: seen.append(sink.ended.is_set())
+    submission, sink = submit(engine, [1], max_tokens=50)
+    engine.step()
+    engine.cancel(submission)
+    engine.step()
+    assert sink.was_cancelled
+    assert seen[-1]
+    _, sink = submit(engine, [1], max_tokens=50, timeout=0.01)
+    engine.step()
+    time.sleep(0.02)
+    engine.step()
+    assert sink.error is not None
+    assert seen[-1]
+
+
+@pytest.mark.parametrize("returns_early", [True, False])
+def test_how_a_pass_failed_is_to_be_read_and_how_the_engine_ended(returns_early: bool):
+    runner = _Failing(RuntimeError("no"))
+    runner.returns_early = returns_early
+    engine, _ = counting_engine()
+    engine._runner = runner
+    seen: list[int] = []
+    engine.on_output = lambda: seen.append(sum(sink.num_ends for sink in sinks))
+    failed = submit(engine, [1], max_tokens=3)[1]
+    sinks = [failed]
+    with running(engine):
+        assert failed.ended.wait(5)
+        endless = submit(engine, [1], max_tokens=10**9)[1]
+        sinks.append(endless)
+    assert isinstance(endless.error, UnavailableError)
+    assert 1 in seen
+    assert seen[-1] == 2

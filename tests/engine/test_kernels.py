@@ -56,6 +56,11 @@ def tokens_of(draws: list[Any]) -> list[int]:
     return [draw.token_id for draw in draws]
 
 
+def drawn_by_kernel(sampler: CudaSampler, logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
+    sampler._launch(logits, sequences, list(range(len(sequences))))
+    return sampler._wait(len(sequences))
+
+
 def some_logits(num_rows: int, vocabulary: int, kernels: Any, device: torch.device) -> torch.Tensor:
     random = torch.randn(num_rows, vocabulary, generator=torch.Generator().manual_seed(5)).mul(3)
     return random.to(device, kernels.dtype)
@@ -72,7 +77,7 @@ def test_the_kernel_draws_what_torch_draws(settings: dict[str, Any], vocabulary:
     for attempt in reversed(range(MAX_ATTEMPTS)):
         tokens, are_kept = (column.tolist() for column in _draw_from_all(distributions, attempt))
         wanted = [token if kept else later for token, kept, later in zip(tokens, are_kept, wanted, strict=True)]
-    drawn = CudaSampler(kernels, device, num_rows)._draw(logits, sequences, list(range(num_rows)))
+    drawn = drawn_by_kernel(CudaSampler(kernels, device, num_rows), logits, sequences)
     # A segment's mass is summed in another order, which decides few draws.
     assert sum(one == other for one, other in zip(drawn, wanted, strict=True)) >= num_rows - 1
 
@@ -81,7 +86,7 @@ def test_the_kernel_draws_what_torch_draws(settings: dict[str, Any], vocabulary:
 def test_the_best_token_is_the_first_of_the_best(vocabulary: int, kernels: Any, device: torch.device):
     logits = some_logits(4, vocabulary, kernels, device)
     logits[1, [270, 290]] = 99.0
-    drawn = tokens_of(CudaSampler(kernels, device, 4).sample(logits, rows_of(4, temperature=0.0)))
+    drawn = tokens_of(CudaSampler(kernels, device, 4).start(logits, rows_of(4, temperature=0.0))())
     assert drawn[1] == 270
     assert logits.gather(1, torch.tensor(drawn, device=device)[:, None]).equal(logits.amax(1, keepdim=True))
 
@@ -89,9 +94,9 @@ def test_the_best_token_is_the_first_of_the_best(vocabulary: int, kernels: Any, 
 def test_what_the_filters_dropped_in_every_attempt_is_drawn_nevertheless(kernels: Any, device: torch.device):
     logits = torch.zeros(2, 3000, device=device, dtype=kernels.dtype)
     logits[:, 2999] = 1.0
-    drawn = CudaSampler(kernels, device, 2)._draw(logits, rows_of(2, top_k=1), [0, 1])
+    drawn = drawn_by_kernel(CudaSampler(kernels, device, 2), logits, rows_of(2, top_k=1))
     assert drawn == [MISSED, MISSED]
-    assert tokens_of(CudaSampler(kernels, device, 2).sample(logits, rows_of(2, top_k=1))) == [2999, 2999]
+    assert tokens_of(CudaSampler(kernels, device, 2).start(logits, rows_of(2, top_k=1))()) == [2999, 2999]
 
 
 def test_logits_that_are_no_numbers_fail_their_row_alone(kernels: Any, device: torch.device):
@@ -99,7 +104,7 @@ def test_logits_that_are_no_numbers_fail_their_row_alone(kernels: Any, device: t
     logits[1, 77] = float("nan")
     logits[2, 9] = 5.0
     sampler = CudaSampler(kernels, device, 3)
-    first, second, third = sampler.sample(logits, rows_of(3, temperature=0.0))
+    first, second, third = sampler.start(logits, rows_of(3, temperature=0.0))()
     assert isinstance(second, EngineError)
     assert tokens_of([first, third]) == [0, 9]
 
@@ -134,4 +139,4 @@ def test_logits_of_another_type_are_left_to_torch(kernels: Any, device: torch.de
     logits = some_logits(3, 500, kernels, device).float()
     sequences = rows_of(3, top_p=0.5)
     wanted = tokens_of(Sampler().sample(logits.clone(), sequences))
-    assert tokens_of(CudaSampler(kernels, device, 3).sample(logits.clone(), sequences)) == wanted
+    assert tokens_of(CudaSampler(kernels, device, 3).start(logits.clone(), sequences)()) == wanted

@@ -9,10 +9,11 @@ from responder import Responder
 from tests.engine.fakes import ByteTokenizer, counting_engine
 
 
-@pytest.fixture
-def engine() -> Iterator[Engine]:
+@pytest.fixture(params=["a pass blocks", "a device computes by itself"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """To be started, or stepped by hand."""
-    engine, _ = counting_engine(num_blocks=10**4, max_model_len=10**4, max_batch_size=64)
+    engine, runner = counting_engine(num_blocks=10**4, max_model_len=10**4, max_batch_size=64)
+    runner.returns_early = request.param == "a device computes by itself"
     yield engine
     engine.stop()
 

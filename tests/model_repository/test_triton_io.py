@@ -159,6 +159,15 @@ def test_events_become_two_tensors_of_one_length():
     assert (flags, nothing, final) == (0, None, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
+def test_half_a_surrogate_pair_in_an_event_keeps_nobody_from_being_answered():
+    """A model may write `\\ud83d` in the name of a call; in a bundle it would be everybody's answer that fails."""
+    triton_request = request(text_input="x")
+    bodies = [{"tool_calls": [{"name": "\ud83d"}]}, {"index": 1}]
+    ResponseWriter(triton_request).send([Event("", body) for body in bodies], is_final=False)
+    ((response, _),) = triton_request.sender.sent
+    assert [json.loads(sent) for sent in response.output_tensors[1].as_numpy()] == bodies
+
+
 @pytest.mark.parametrize(("asked", "number"), [(True, 1), (False, 0), (1, 0), ("yes", 0), (None, 0)])
 def test_a_request_is_acknowledged_if_it_asks_for_that(asked: object, number: int):
     triton_request = request(text_input="x", parameters={"acknowledge": asked})

@@ -7,6 +7,7 @@ differs, by the engine's own seam for a runner and a sampler. The tokens are tho
 import os
 import sys
 from collections.abc import Sequence as Rows
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -19,10 +20,11 @@ from llm.chat_prompt import ChatPrompt
 from llm.config import EngineConfig
 from llm.dialect import Dialect
 from llm.engine import Engine, ModelLimits
+from llm.errors import GenerationError
 from llm.grammar import Grammars
 from llm.model_loader import LoadedModel, ModelDescription, SkippingDecoder
 from llm.request import SamplingParams
-from llm.sampler import Draw
+from llm.sampler import Draw, Drawing
 from llm.scheduler import Chunk, Scheduler
 from llm.sequence import Sequence
 from llm.token_bytes import TokenBytes
@@ -37,21 +39,23 @@ BLOCK_SIZE = 32
 
 
 class EmittingRunner:
-    """Takes the time of a pass, without working; the logits are nothing.
+    """A device that takes the time of a pass, without working; the logits are when it has ended.
 
     Args:
         seconds: the time that a pass takes at least.
     """
 
+    returns_early = True
+
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._ended = 0.0
 
-    def forward(self, chunks: Rows[Chunk]) -> None:
+    def forward(self, chunks: Rows[Chunk]) -> float:
         """See `llm.engine.Runner`."""
         del chunks
-        sleep(max(0.0, self._ended + self._seconds - monotonic()))
-        self._ended = monotonic()
+        self._ended = max(monotonic(), self._ended + self._seconds)
+        return self._ended
 
 
 class EmittingSampler:
@@ -60,9 +64,12 @@ class EmittingSampler:
     def __init__(self, token_ids: list[int]) -> None:
         self._draws = [Draw(token_id) for token_id in token_ids]
 
-    def sample(self, logits: None, sequences: Rows[Sequence]) -> list[Any]:
+    def start(self, logits: float, sequences: Rows[Sequence]) -> Drawing:
         """See `llm.engine.TokenSampler`."""
-        del logits
+        return partial(self._finish, logits, sequences)
+
+    def _finish(self, ended: float, sequences: Rows[Sequence]) -> list[Draw | GenerationError]:
+        sleep(max(0.0, ended - monotonic()))
         return [self._draws[len(sequence.token_ids) % len(self._draws)] for sequence in sequences]
 
 

@@ -1,8 +1,7 @@
-"""Where one request's tokens wait for the responder. Filled by the engine thread, emptied by the responder's."""
+"""One request's way from the engine to the responder: what the engine thread notes, the responder's piles up."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Literal, Protocol
 
 from answer import Answer
@@ -32,25 +31,66 @@ class Address:
     recipient: int
 
 
-@dataclass
+@dataclass(slots=True)
+class Tokens:
+    """New tokens of a choice; see `llm.request.Sink.tokens`."""
+
+    index: int
+    token_ids: list[int]
+    finish_reason: FinishReason | None
+    logprobs: list[TokenLogprobs] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """How many tokens of the prompt were in the cache."""
+
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyEnd:
+    """How a request ended before its time."""
+
+    cause: GenerationError | Literal["cancelled"]
+
+
+# What the engine says of a request.
+Note = Tokens | Reused | EarlyEnd
+
+
+@dataclass(slots=True)
 class Pile:
-    """What came since the last look: tokens, their log probabilities and the finish reason of each choice.
+    """What came for a request since the last look: the new tokens of each choice together."""
 
-    Attributes:
-        early_end: how the request ended before its time.
-    """
-
-    tokens: dict[int, list[int]] = field(default_factory=dict)
-    logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
-    finish_reasons: dict[int, FinishReason] = field(default_factory=dict)
+    choices: dict[int, Tokens] = field(default_factory=dict)
     num_reused: int | None = None
     early_end: GenerationError | Literal["cancelled"] | None = None
 
+    def add(self, note: Note) -> None:
+        """Put a note on it."""
+        if isinstance(note, Tokens):
+            if earlier := self.choices.get(note.index):
+                earlier.token_ids += note.token_ids
+                earlier.finish_reason = note.finish_reason
+                if note.logprobs:
+                    earlier.logprobs = (earlier.logprobs or []) + note.logprobs
+            else:
+                self.choices[note.index] = note
+        elif isinstance(note, Reused):
+            self.num_reused = note.num_tokens
+        else:
+            self.early_end = note.cause
+
 
 class Channel:
-    """The engine's sink for one request. Only the sink's methods may be called off the responder thread.
+    """The engine's sink for one request; all but the sink's methods is the responder thread's.
+
+    Args:
+        post: takes a note to the responder.
 
     Attributes:
+        pile: what has come, and not been looked at.
         unsent: events that wait for company: all of them if the answer is not streamed.
         address: where pieces before the last go if such a bundle is open; None: out by `writer`, like the last.
         num_bundled: pieces that have gone there.
@@ -64,7 +104,7 @@ class Channel:
         writer: Writer,
         *,
         is_stream: bool,
-        notify: Callable[["Channel"], None],
+        post: Callable[[tuple["Channel", Note]], None],
         address: Address | None = None,
     ) -> None:
         self.writer = writer
@@ -72,15 +112,13 @@ class Channel:
         self.num_bundled = 0
         self.is_stream = is_stream
         self.is_closed = False
+        self.pile = Pile()
         self.unsent: list[Event] = []
-        self._notify = notify
-        self._lock = Lock()
-        self._pile: Pile | None = None
+        self._post = post
 
     def prompt_reused(self, num_tokens: int) -> None:
         """See `llm.request.Sink`."""
-        with self._lock:
-            self._open_pile().num_reused = num_tokens
+        self._post((self, Reused(num_tokens)))
 
     def tokens(
         self,
@@ -89,34 +127,18 @@ class Channel:
         finish_reason: FinishReason | None,
         logprobs: list[TokenLogprobs] | None = None,
     ) -> None:
-        """See `llm.request.Sink`."""
-        with self._lock:
-            pile = self._open_pile()
-            pile.tokens.setdefault(index, []).extend(token_ids)
-            if logprobs:
-                pile.logprobs.setdefault(index, []).extend(logprobs)
-            if finish_reason:
-                pile.finish_reasons[index] = finish_reason
+        """See `llm.request.Sink`; the lists become the responder's."""
+        self._post((self, Tokens(index, token_ids, finish_reason, logprobs)))
 
     def failed(self, error: GenerationError) -> None:
         """See `llm.request.Sink`."""
-        with self._lock:
-            self._open_pile().early_end = error
+        self._post((self, EarlyEnd(error)))
 
     def cancelled(self) -> None:
         """See `llm.request.Sink`."""
-        with self._lock:
-            self._open_pile().early_end = "cancelled"
+        self._post((self, EarlyEnd("cancelled")))
 
     def take(self) -> Pile:
         """Everything since the last call."""
-        with self._lock:
-            pile, self._pile = self._pile, None
-        return pile or Pile()
-
-    def _open_pile(self) -> Pile:
-        # Only a new pile needs a look; what joins it goes out with it.
-        if self._pile is None:
-            self._pile = Pile()
-            self._notify(self)
-        return self._pile
+        pile, self.pile = self.pile, Pile()
+        return pile

@@ -1,12 +1,13 @@
 """Sends the engine's tokens as text: one thread for every response sender of the model.
 
-A response through Triton costs far more than a token does. While the thread is busy, tokens pile up in their channels,
-and a channel's pile goes out as one response: the further behind, the better it merges. The engine never waits.
-Channels that share a bundle share their responses, too: one for all that is ready.
+The engine hands over what it has for all requests at once, pass by pass. A response through Triton costs far more than
+a token does: passes that ended while the thread was busy pile up in their channels, and a channel's pile goes out as
+one response: the further behind, the better it merges. The engine never waits. Channels that share a bundle share
+their responses, too: one for all that is ready.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -14,7 +15,7 @@ from time import monotonic
 
 from answer import Answer
 from bundle import Bundle
-from channel import Address, Channel, Writer
+from channel import Address, Channel, Note, Writer
 from event import Event, error_event, merge
 from llm.chat_output import Output
 from llm.engine import Engine
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 # How long a client may be gone before its place in the batch is free again. Asking costs a message to Triton.
 CANCEL_POLL_SECONDS = 0.25
 
+# What the thread is told: the notes of a pass, a request to look after, a bundle, a reply, or that it shall end.
+_Item = list[tuple[Channel, Note]] | Channel | Bundle | tuple[Writer, Event] | None
+
 
 class Responder:
     """The responder thread and the channels it serves.
@@ -40,7 +44,9 @@ class Responder:
         self._engine = engine
         self._decoder = decoder
         self._bytes_of = bytes_of
-        self._ready: SimpleQueue[Channel | Bundle | tuple[Writer, Event] | None] = SimpleQueue()
+        self._ready: SimpleQueue[_Item] = SimpleQueue()
+        self._outbox: list[tuple[Channel, Note]] = []  # the engine thread's
+        engine.on_output = self._hand_over
         self._polled: set[Channel] = set()
         self._bundles: dict[str, Bundle] = {}
         self._next_poll = 0.0
@@ -82,7 +88,7 @@ class Responder:
             GenerationError: the engine refuses it; nothing has been sent.
         """
         self._engine.check(request)  # before anything is made for each of its choices
-        channel = Channel(writer, is_stream=is_stream, notify=self._ready.put, address=address)
+        channel = Channel(writer, is_stream=is_stream, post=self._outbox.append, address=address)
         submission = Submission(request, channel, timeline or Timeline())
         channel.submission = submission
         channel.answer = Answer(
@@ -103,28 +109,53 @@ class Responder:
         """Send pieces of answers whose address says so by `writer`, until its client leaves. Returns at once."""
         self._ready.put(Bundle(name, writer))
 
+    def _hand_over(self) -> None:
+        """See `Engine.on_output`."""
+        if self._outbox:
+            self._ready.put(self._outbox.copy())
+            self._outbox.clear()
+
     def _run(self) -> None:
         while True:
-            try:
-                timeout = max(0.0, self._next_poll - monotonic()) if self._polled or self._bundles else None
-                match self._ready.get(timeout=timeout):
-                    case None:
-                        for bundle in list(self._bundles.values()):
-                            self._end(bundle)
-                        return
-                    case (writer, event):
-                        self._reply_now(writer, event)
-                    case Bundle() as bundle:
-                        self._begin(bundle)
-                    case channel:
-                        self._serve(channel)
-            except Empty:
-                pass
-            if self._ready.empty():  # a pass is over, and so is everything that came meanwhile
-                self._flush()
+            items = self._wait()
+            channels = self._take_in(items)
+            for channel in channels:
+                self._serve(channel)
+            self._flush()
+            if None in items:
+                for bundle in list(self._bundles.values()):
+                    self._end(bundle)
+                return
             if monotonic() >= self._next_poll:
                 self._cancel_abandoned()
                 self._next_poll = monotonic() + CANCEL_POLL_SECONDS
+
+    def _wait(self) -> list[_Item]:
+        """All that has come; nothing when it is time to ask who is still there."""
+        timeout = max(0.0, self._next_poll - monotonic()) if self._polled or self._bundles else None
+        items = []
+        with suppress(Empty):
+            items.append(self._ready.get(timeout=timeout))
+            while True:
+                items.append(self._ready.get_nowait())
+        return items
+
+    def _take_in(self, items: list[_Item]) -> Iterable[Channel]:
+        """Do what needs no engine, and put the engine's notes on their piles; returns the channels to look at."""
+        channels: dict[Channel, None] = {}
+        for item in items:
+            match item:
+                case list():
+                    for channel, note in item:
+                        channel.pile.add(note)
+                        channels[channel] = None
+                case Channel():
+                    channels[item] = None
+                case Bundle():
+                    self._begin(item)
+                case (writer, event):
+                    self._reply_now(writer, event)
+        return channels
 
     def _reply_now(self, writer: Writer, event: Event) -> None:
         try:
@@ -176,9 +207,8 @@ class Responder:
         pile, answer = channel.take(), channel.answer
         if pile.num_reused is not None:
             answer.num_reused = pile.num_reused
-        for index, token_ids in pile.tokens.items():
-            reason, logprobs = pile.finish_reasons.get(index), pile.logprobs.get(index)
-            channel.unsent += answer.add(index, token_ids, reason, logprobs)
+        for new in pile.choices.values():
+            channel.unsent += answer.add(new.index, new.token_ids, new.finish_reason, new.logprobs)
         if answer.is_complete:
             events = merge(channel.unsent)
             events[-1].body["usage"] = answer.usage

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import msgspec
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from channel import Address
@@ -265,7 +266,7 @@ class ResponseWriter:
         if not events:
             self._sender.send(flags=flags)
             return
-        texts = _string_tensor("text_output", [event.text for event in events])
+        texts = _string_tensor("text_output", [event.text.encode() for event in events])
         bodies = _string_tensor("event", [_to_json(event.body) for event in events])
         self._sender.send(pb_utils.InferenceResponse(output_tensors=[texts, bodies]), flags=flags)
 
@@ -279,11 +280,18 @@ class ResponseWriter:
         return bool(self._sender.is_cancelled())
 
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+_encoder = msgspec.json.Encoder()
 
 
-def _string_tensor(name: str, strings: list[str]) -> Any:
-    return pb_utils.Tensor(name, np.array([string.encode() for string in strings], dtype=np.object_))
+def _to_json(body: dict[str, Any]) -> bytes:
+    try:
+        return _encoder.encode(body)
+    except UnicodeEncodeError:  # half a surrogate pair, for which JSON has an escape
+        return json.dumps(body).encode()
+
+
+def _string_tensor(name: str, strings: list[bytes]) -> Any:
+    return pb_utils.Tensor(name, np.array(strings, dtype=np.object_))
 
 
 def _read(request: Any, name: str) -> Any:

@@ -1,6 +1,7 @@
 """Draws tokens on a GPU: one kernel for all rows that ask for nothing but temperature and filters. Engine thread."""
 
 from collections.abc import Sequence as Rows
+from functools import partial
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch
 from llm.cuda_kernels import MAX_SEGMENTS, UNUSABLE, CudaKernels
 from llm.drawing import MISSED, SEGMENT, is_judged_alone, settings_of
 from llm.errors import EngineError, GenerationError
-from llm.sampler import NO_NUMBERS, Draw, Sampler
+from llm.sampler import NO_NUMBERS, Draw, Drawing, Sampler
 from llm.sequence import Sequence
 
 # As `Row` in kernels.cu.
@@ -49,13 +50,19 @@ class CudaSampler:
         self._drawn = torch.empty(max_rows, dtype=torch.int32, pin_memory=is_pinned)
 
     @torch.inference_mode()
-    def sample(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> list[Draw | GenerationError]:
-        """See `Sampler.sample`."""
+    def start(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Drawing:
+        """See `llm.engine.TokenSampler`."""
         vocabulary = logits.shape[-1]
         is_known = logits.dtype == self._kernels.dtype and logits.is_contiguous()
         mine = [row for row, sequence in enumerate(sequences) if is_known and _is_plain(sequence, vocabulary)]
+        if mine:
+            self._launch(logits, sequences, mine)
+        return partial(self._finish, logits, sequences, mine)
+
+    @torch.inference_mode()
+    def _finish(self, logits: torch.Tensor, sequences: Rows[Sequence], mine: list[int]) -> list[Draw | GenerationError]:
         draws: dict[int, Draw | GenerationError] = {}
-        for row, token in zip(mine, self._draw(logits, sequences, mine) if mine else (), strict=True):
+        for row, token in zip(mine, self._wait(len(mine)) if mine else (), strict=True):
             if token == UNUSABLE:
                 draws[row] = EngineError(NO_NUMBERS)
             elif token != MISSED:
@@ -66,7 +73,7 @@ class CudaSampler:
             draws.update(zip(others, found, strict=True))
         return [draws[row] for row in range(len(sequences))]
 
-    def _draw(self, logits: torch.Tensor, sequences: Rows[Sequence], mine: list[int]) -> list[int]:
+    def _launch(self, logits: torch.Tensor, sequences: Rows[Sequence], mine: list[int]) -> None:
         vocabulary, count = logits.shape[-1], len(mine)
         asked = np.array([_describe(row, sequences[row], vocabulary) for row in mine], dtype=_ROW)
         size = asked.nbytes
@@ -75,6 +82,8 @@ class CudaSampler:
         arguments = (self._tokens, logits, self._rows, vocabulary, int(vocabulary % 8 == 0))
         self._kernels.launch("draw", count, _THREADS, arguments)
         self._drawn[:count].copy_(self._tokens[:count], non_blocking=True)
+
+    def _wait(self, count: int) -> list[int]:
         self._kernels.wait()
         tokens: list[int] = self._drawn[:count].tolist()
         return tokens

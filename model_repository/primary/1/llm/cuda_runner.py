@@ -22,6 +22,8 @@ class CudaRunner:
         attend: the attention kernel.
     """
 
+    returns_early = True
+
     def __init__(self, decoder: Decoder, cache: KVCache, attend: VarlenAttention) -> None:
         self._decoder = decoder
         self._cache = cache

@@ -5,6 +5,7 @@
 
 import logging
 import secrets
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from threading import Condition
@@ -24,7 +25,7 @@ from llm.logits import LogitsRule
 from llm.noise import choice_seed
 from llm.observer import Load, Observer, Outcome, Pass, Timeline
 from llm.request import FinishReason, GenerationRequest, SamplingParams, Submission
-from llm.sampler import Draw
+from llm.sampler import Draw, Drawing
 from llm.scheduler import Chunk, Scheduler
 from llm.sequence import Sequence
 
@@ -35,6 +36,9 @@ T = TypeVar("T")
 
 class Runner(Protocol):
     """What the engine needs of `ModelRunner`; the logits are the sampler's business."""
+
+    returns_early: bool
+    """Whether a device still works on a pass when `forward` returns."""
 
     def forward(self, chunks: Rows[Chunk]) -> Any:
         """Compute the chunks; returns the logits rows of those that are last."""
@@ -49,8 +53,8 @@ class Runner(Protocol):
 class TokenSampler(Protocol):
     """What the engine needs of `Sampler`."""
 
-    def sample(self, logits: Any, sequences: Rows[Sequence]) -> list[Draw | GenerationError]:
-        """One token per row, or why there is none; only that row's request fails."""
+    def start(self, logits: Any, sequences: Rows[Sequence]) -> Drawing:
+        """Have the device draw one token per row as soon as it has computed the logits; wait for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +117,8 @@ class Engine:
 
     Attributes:
         observers: told what happens; to be filled before `run`.
+        on_output: called on the engine thread when it is time to read what sinks have been told: after each pass, but
+            while a device works by itself on the next one, because what reads it wants Python's lock, too.
     """
 
     def __init__(
@@ -127,6 +133,7 @@ class Engine:
         self.scheduler = scheduler
         self.limits = limits
         self.observers: list[Observer] = []
+        self.on_output: Callable[[], None] = _nothing
         self._runner = runner
         self._sampler = sampler
         self._max_queue_size = max_queue_size
@@ -259,12 +266,17 @@ class Engine:
         started = monotonic()
         chunks = self.scheduler.schedule()
         if not chunks:
+            self.on_output()
             return
         sampled = [chunk.sequence for chunk in chunks if chunk.is_last]
         logits = self._runner.forward(chunks)
-        draws = self._sampler.sample(logits, sampled) if sampled else []
+        drawing = self._sampler.start(logits, sampled) if sampled else list
+        self.on_output()
+        draws = drawing()
         self.scheduler.complete(chunks, monotonic() - started)
         self._deliver(sampled, draws)
+        if not (self._runner.returns_early and self.scheduler.running):
+            self.on_output()
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         is_decode = num_tokens == len(chunks) == len(sampled)
         ended = Pass(monotonic() - started, len(chunks), num_tokens, len(sampled), is_decode)
@@ -393,6 +405,11 @@ class Engine:
         for submission in list(self._open):
             self._drop(submission, error.kind)
             submission.sink.failed(error)
+        self.on_output()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _first(value: T | None, default: T | None, fallback: T) -> T:

@@ -26,6 +26,7 @@ class ModelRunner:
         self._cache = cache
         self._device = device
         self._cache_attention = cache_attention
+        self.returns_early = device.type != "cpu"
 
     def is_beyond_repair(self, error: Exception) -> bool:
         """Whether every later pass will fail too: CUDA's context does not outlive a kernel's fault."""

@@ -4,8 +4,10 @@ A draw depends on the row's logits, its settings, and noise made from (seed, pos
 text whatever else is in the batch.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -26,8 +28,16 @@ class Draw:
     logprobs: TokenLogprobs | None = None
 
 
+# Waits for the draws: one token per row, or why there is none; only that row's request fails.
+Drawing = Callable[[], list[Draw | GenerationError]]
+
+
 class Sampler:
     """Turns logits into tokens, each row by its own settings."""
+
+    def start(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Drawing:
+        """See `llm.engine.TokenSampler`; nothing is done before the draws are asked for."""
+        return partial(self.sample, logits, sequences)
 
     @torch.inference_mode()
     def sample(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> list[Draw | GenerationError]:

@@ -3,16 +3,15 @@
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 from time import monotonic
+from typing import NamedTuple
 
 from llm.block_pool import BlockPool, block_names
 from llm.chunk_pacer import ChunkPacer
 from llm.sequence import Sequence
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The next `num_tokens` uncomputed tokens of a sequence."""
 
     sequence: Sequence
@@ -72,8 +71,9 @@ class Scheduler:
         self._admit()
         chunks: dict[Sequence, Chunk] = {}
         evicted: set[Sequence] = set()
-        order = self._order()
-        budget = self._budget(order)
+        streams, prompts = self._sorted()
+        order = streams + prompts
+        budget = self._budget(len(streams), prompts)
         for place, sequence in enumerate(order, start=1):
             num_tokens = min(sequence.num_uncomputed, budget)
             if num_tokens > 1 and place < len(order):
@@ -82,34 +82,37 @@ class Scheduler:
             if num_tokens == 0 or sequence in evicted:
                 continue
             end = sequence.num_computed + num_tokens
-            for victim in self._make_room(sequence, end):
-                evicted.add(victim)
-                if dropped := chunks.pop(victim, None):
-                    budget += dropped.num_tokens
-            if sequence not in evicted:
+            if self.pool.num_missing(sequence.block_table, end):
+                for victim in self._make_room(sequence, end):
+                    evicted.add(victim)
+                    if dropped := chunks.pop(victim, None):
+                        budget += dropped.num_tokens
+                if sequence in evicted:
+                    continue
                 self.pool.extend(sequence.block_table, end)
-                chunks[sequence] = Chunk(sequence, sequence.num_computed, num_tokens)
-                budget -= num_tokens
+            chunks[sequence] = Chunk(sequence, sequence.num_computed, num_tokens)
+            budget -= num_tokens
         return list(chunks.values())
 
-    def _order(self) -> list[Sequence]:
+    def _sorted(self) -> tuple[list[Sequence], list[Sequence]]:
         """Who chooses first from the pass's tokens: running streams, the oldest prompt, then short before long.
 
         So a long prompt holds up neither the streams nor a short question, and many short ones do not hold it up.
         """
-        decoding = [sequence for sequence in self.running if sequence.num_uncomputed == 1]
-        prefilling = [sequence for sequence in self.running if sequence.num_uncomputed > 1]
-        return decoding + prefilling[:1] + sorted(prefilling[1:], key=lambda sequence: sequence.num_uncomputed)
+        streams: list[Sequence] = []
+        prompts: list[Sequence] = []
+        for sequence in self.running:
+            (streams if sequence.num_uncomputed == 1 else prompts).append(sequence)
+        return streams, prompts[:1] + sorted(prompts[1:], key=lambda sequence: sequence.num_uncomputed)
 
-    def _budget(self, order: list[Sequence]) -> int:
+    def _budget(self, num_streams: int, prompts: list[Sequence]) -> int:
         """Tokens of the next pass: as many as may be, or what keeps the gap in running streams short."""
-        num_streams = sum(sequence.num_uncomputed == 1 for sequence in order)
         if num_streams == 0:
             return self._max_batch_tokens
         # The last part of a long prompt is none: its passes stay as short as they were.
         num_short = sum(
-            1 < sequence.num_uncomputed <= self._pacer.num_tokens and sequence.num_computed == sequence.num_reused
-            for sequence in order
+            sequence.num_uncomputed <= self._pacer.num_tokens and sequence.num_computed == sequence.num_reused
+            for sequence in prompts
         )
         num_tokens = self._pacer.take(num_streams=num_streams, num_short_prompts=num_short)
         return min(self._max_batch_tokens, num_streams + num_tokens)
@@ -128,6 +131,8 @@ class Scheduler:
 
     def _admit(self) -> None:
         # A newcomer starts when its whole prompt fits beside what the others hold; it may be evicted later.
+        if not self.waiting or len(self.running) >= self._max_batch_size:
+            return
         reserved = sum(
             self.pool.num_missing(sequence.block_table, len(sequence.token_ids)) for sequence in self.running
         )

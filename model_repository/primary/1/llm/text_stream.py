@@ -18,9 +18,9 @@ class Decoder(Protocol):
         """Text of `token_ids` without special tokens; bytes that form no character become U+FFFD."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Piece:
-    """What a push brought.
+    """What a push brought. Not frozen, because one is made for each token, and that would take twice as long.
 
     Attributes:
         text: text that is certain now; never half a character, never part of a stop string.
