@@ -1,6 +1,6 @@
 """The serving path alone: an engine that emits tokens without computing, through the real Triton and proxy as SSE.
 
-Usage: .venv/bin/python benchmarks/bench_serving_path.py [--streams 128] [--tokens 512] [--pass-ms 10 5 0] [--repeats 3]
+Usage: .venv/bin/python benchmarks/bench_serving_path.py [--streams 128] [--tokens 512] [--pass-ms 10 5 3 0] [--repeats 3]
 
 The engine hands each stream a token every `pass-ms` (0: as fast as it can). The load generator shares the cores, and
 reads every stream as events when all is over. Writes benchmarks/results/serving_path.json.
@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--pass-ms", type=float, nargs="+", default=[10.0, 5.0, 0.0])
+    parser.add_argument("--pass-ms", type=float, nargs="+", default=[10.0, 5.0, 3.0, 0.0])
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     table = [measure(arguments, pass_ms) for pass_ms in arguments.pass_ms]
