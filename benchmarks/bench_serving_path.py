@@ -1,6 +1,6 @@
 """The serving path alone: an engine that emits tokens without computing, through the real Triton and proxy as SSE.
 
-Usage: .venv/bin/python benchmarks/bench_serving_path.py [--streams 128] [--tokens 512] [--pass-ms 10 5 3 0] [--repeats 3]
+Usage: .venv/bin/python benchmarks/bench_serving_path.py [--streams 128] [--tokens 512] [--pass-ms 10 5 3 0]
 
 The engine hands each stream a token every `pass-ms` (0: as fast as it can). The load generator shares the cores, and
 reads every stream as events when all is over. Writes benchmarks/results/serving_path.json.
