@@ -22,13 +22,12 @@ def schema_format(schema: Any, **more: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, **more}}
 
 
-@pytest.mark.parametrize("temperature", [0, 1])
-async def test_answers_by_two_hundred_schemas_are_valid(base_url: str, temperature: float):
+async def test_answers_by_two_hundred_schemas_are_valid(base_url: str):
     limits = httpx.Limits(max_connections=AT_ONCE)
     async with httpx.AsyncClient(base_url=base_url, limits=limits, timeout=httpx.Timeout(300)) as http:
 
         async def ask(number: int, schema: Any) -> str:
-            body = {**ASK, "temperature": temperature, "seed": number, "max_tokens": 64}
+            body = {**ASK, "temperature": number % 2, "seed": number, "max_tokens": 64}
             body["response_format"] = schema_format(schema, strict=True)
             answer = (await http.post("/v1/chat/completions", json=body)).raise_for_status().json()["choices"][0]
             if answer["finish_reason"] == "stop":

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from llm.errors import DeadlineError, EngineError, GenerationError, InvalidRequestError
+from llm.errors import DeadlineError, EngineError, InvalidRequestError
 from llm.logits import LogitsRule
 from llm.request import SamplingParams
-from llm.sampler import Draw, Sampler
+from llm.sampler import Draw, Drawing, Sampler
 from llm.token_mask import TokenMasks
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor
 
@@ -195,8 +195,8 @@ def test_a_row_of_no_numbers_is_told_apart_from_its_neighbours():
 class BrokenRow:
     """A sampler that finds no numbers in the rows of one prompt."""
 
-    def sample(self, logits: Any, sequences: Any) -> list[Draw | GenerationError]:
-        return [EngineError("NaN") if s.token_ids[0] == 50 else Draw(s.token_ids[-1] + 1) for s in sequences]
+    def start(self, logits: Any, sequences: Any) -> Drawing:
+        return lambda: [EngineError("NaN") if s.token_ids[0] == 50 else Draw(s.token_ids[-1] + 1) for s in sequences]
 
 
 def test_a_request_without_numbers_fails_alone():
