@@ -12,7 +12,7 @@ from numba.core import cgutils
 
 from llm.compiled import inlined
 from llm.intrinsics import intrinsic
-from llm.tiles import TILE, TileCode, by_rows
+from llm.tiles import ROWS, TILE, TileCode, by_rows
 
 
 def _product(num_rows: int) -> Any:
@@ -62,7 +62,7 @@ def _product(num_rows: int) -> Any:
 
 
 # A loop that finds it as a global is found again among what is kept; one that encloses it is not.
-_multiply_some = by_rows(_product)
+_multiply_some = by_rows(_product, (1, 2, 4, ROWS))
 
 
 @inlined

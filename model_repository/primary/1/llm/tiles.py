@@ -6,7 +6,7 @@ rows in registers meanwhile. A row's sums are added up in the same order whateve
 does not depend on them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -82,27 +82,38 @@ def take_tile(arguments: Any, num_tiles: Any, turn: Any) -> Any:
     return tile if tile < num_tiles * (owner + 1) // threads else -1
 
 
-def by_rows(product: Callable[[int], Any]) -> Any:
+def by_rows(product: Callable[[int], Any], numbers: Collection[int] = range(1, ROWS + 1)) -> Any:
     """Compiled code that multiplies as many of the rows that are left as go together, and says how many these were.
 
     Args:
         product: makes the code for a number of rows.
+        numbers: for which there is some, 1 and `ROWS` among them. Rows that go over a tile in two parts take a fifth
+            longer than in one.
     """
-    several, four, two, one = product(ROWS), product(4), product(2), product(1)
+    together = tuple(max(number for number in numbers if number <= left) for left in range(1, ROWS + 1))
+    made = {number: product(number) for number in together}
+    one, two, three, four, five, six, seven = (made[together[min(left, ROWS) - 1]] for left in range(1, 8))
+    most = made[ROWS]
 
     @inlined
     def multiply(left: Any, *arguments: Any) -> Any:
         if left >= ROWS:
-            several(*arguments)
-            return ROWS
-        if left >= 4:
+            most(*arguments)
+        elif left == 7:
+            seven(*arguments)
+        elif left == 6:
+            six(*arguments)
+        elif left == 5:
+            five(*arguments)
+        elif left == 4:
             four(*arguments)
-            return 4
-        if left >= 2:
+        elif left == 3:
+            three(*arguments)
+        elif left == 2:
             two(*arguments)
-            return 2
-        one(*arguments)
-        return 1
+        else:
+            one(*arguments)
+        return together[min(left, ROWS) - 1]
 
     return multiply
 
