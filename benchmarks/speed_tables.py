@@ -110,11 +110,26 @@ def peer(name: str, label: str) -> Callable[[Result], Rows]:
     return rows
 
 
+def speculation(result: Result) -> Rows:
+    """How many times the tokens per second drafts give, by task, streams and temperature."""
+    lines = result["summary"]
+    streams = sorted({line["streams"] for line in lines})
+    temperatures = [name for name in lines[0] if name not in ("streams", "task")]
+    rows: list[Sequence[Any]] = [
+        ("", *(f"{count} at once, temperature {each}" for count in streams for each in temperatures))
+    ]
+    for task in dict.fromkeys(line["task"] for line in lines):
+        mine = [next(line for line in lines if (line["streams"], line["task"]) == (count, task)) for count in streams]
+        rows.append((task, *(line[each] for line in mine for each in temperatures)))
+    return rows
+
+
 TABLES: dict[str, Callable[[Result], Rows]] = {
     "serving.json": serving,
     "serving_path.json": serving_path,
     "latency.json": latency,
     "precision.json": precision,
+    "speculation.json": speculation,
     "gpu.json": gpu,
     "peer-vllm-cpu.json": peer("vllm-cpu", "vLLM"),
     "peer-transformers-serve.json": peer("transformers-serve", "transformers"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence as Rows
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Thread
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from llm.block_pool import BlockPool
@@ -40,15 +41,16 @@ class RecordingRunner:
     returns_early: bool = False
 
     def forward(self, chunks: Rows[Chunk]) -> list[Sequence]:
-        written: set[int] = set()
+        written: dict[int, Sequence] = {}
+        ends: dict[Sequence, int] = {}
         for chunk in chunks:
             table, size = chunk.sequence.block_table, self.pool.block_size
-            assert chunk.start == chunk.sequence.num_computed
+            assert chunk.start == ends.get(chunk.owner, chunk.owner.num_computed)
             assert len(table) * size >= chunk.end
+            ends[chunk.owner] = chunk.end
             # What a pass writes belongs to one sequence alone; what it reads still holds the sequence's own tokens.
-            mine = set(table[chunk.start // size : -(-chunk.end // size)])
-            assert written.isdisjoint(mine)
-            written |= mine
+            for block in table[chunk.start // size : -(-chunk.end // size)]:
+                assert written.setdefault(block, chunk.owner) is chunk.owner
             prefixes = self._prefixes(chunk.sequence)
             for position in range(chunk.start, chunk.end):
                 self.contents[table[position // size], position % size] = prefixes[position]
@@ -77,6 +79,19 @@ class CountingSampler:
     def start(self, logits: list[Sequence], sequences: Rows[Sequence]) -> Drawing:
         assert logits == list(sequences)
         return lambda: [Draw(sequence.token_ids[-1] + 1) for sequence in sequences]
+
+
+class RepeatingSampler:
+    """Few different tokens, by what stands before: what was said is often said again, and often is not."""
+
+    def start(self, logits: list[Sequence], sequences: Rows[Sequence]) -> Drawing:
+        assert logits == list(sequences)
+        return lambda: [Draw(repeating(sequence.token_ids)) for sequence in sequences]
+
+
+def repeating(token_ids: list[int]) -> int:
+    """What a `RepeatingSampler` draws behind these."""
+    return (7 * token_ids[-1] + 3 * sum(token_ids[-2:-1]) + len(token_ids) // 9) % 4
 
 
 @dataclass
@@ -134,6 +149,8 @@ def counting_engine(
     max_batch_tokens: int = 64,
     max_model_len: int = 64,
     max_queue_size: int = 100,
+    sampler: Any = None,
+    speculative_tokens: int = 0,
 ) -> tuple[Engine, RecordingRunner]:
     """An engine on a model that counts, to be stepped by hand or started."""
     pool = BlockPool(num_blocks, block_size)
@@ -142,7 +159,15 @@ def counting_engine(
     limits = ModelLimits(
         max_model_len=max_model_len, vocabulary_size=10**6, end_token_ids=frozenset({END}), defaults=SamplingParams()
     )
-    return Engine(runner, CountingSampler(), scheduler, limits, max_queue_size=max_queue_size), runner
+    engine = Engine(
+        runner,
+        sampler or CountingSampler(),
+        scheduler,
+        limits,
+        max_queue_size=max_queue_size,
+        speculative_tokens=speculative_tokens,
+    )
+    return engine, runner
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from llm.config import EngineConfig
 from llm.errors import ModelLoadError
 from llm.model_loader import LoadedModel, load_model
+from llm.prompt_lookup import PromptLookup
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from tests.engine.fakes import RecordingSink, submit
@@ -84,6 +85,45 @@ def test_a_seed_gives_the_same_ids_whatever_the_batch(tmp_path: Path):
     assert answers(loaded, requests, **settings) == alone
     chunked = load(tmp_path, max_batch_tokens="5")
     assert answers(chunked, requests[::-1], **settings) == alone[::-1]
+
+
+@pytest.mark.parametrize(
+    ("family", "quant_type"),
+    [
+        ("llama", "none"),
+        ("llama", "int8"),
+        ("gemma2", "none"),
+        ("gpt2", "none"),
+        ("mixtral", "none"),
+        ("gpt_oss", "none"),
+    ],
+)
+def test_drafts_change_nothing_but_the_number_of_passes(
+    family: str, quant_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Drafts that are right, and in places wrong, which a model of random weights would hardly have by itself."""
+    folder = save_model(family, tmp_path)
+    plain, drafting = (load(folder, quant_type=quant_type, speculative_tokens=number) for number in ("0", "7"))
+    requests = prompts(4)
+    known: list[tuple[list[int], list[int]]] = []
+
+    def draft(_lookup: PromptLookup, token_ids: list[int], most: int) -> list[int]:
+        for prompt, answer in known:
+            said = token_ids[len(prompt) :]
+            if token_ids[: len(prompt)] == prompt and answer[: len(said)] == said:
+                right = answer[len(said) : len(said) + most]
+                return right if len(said) % 3 else [*right[:2], 7, *right[3:]]
+        return []
+
+    monkeypatch.setattr(PromptLookup, "draft", draft)
+    for settings in ({}, {"temperature": 1.0, "seed": 3, "top_p": 0.9}):
+        wanted = answers(plain, requests, **settings)
+        known[:] = zip(requests, wanted, strict=True)
+        assert answers(drafting, requests, **settings) == wanted
+        assert [answers(drafting, [prompt], **settings)[0] for prompt in requests] == wanted
+    load_ = drafting.engine.load
+    assert 80 < load_.num_accepted_tokens < load_.num_drafted_tokens
+    assert load_.num_used_blocks == plain.engine.load.num_drafted_tokens == 0
 
 
 def likeliest(loaded: LoadedModel, prompt: list[int]) -> dict[int, float]:

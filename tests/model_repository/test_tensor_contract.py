@@ -160,6 +160,8 @@ def test_the_proxy_understands_how_busy_the_engine_is():
         num_preemptions=0,
         num_queried_tokens=0,
         num_hit_tokens=0,
+        num_drafted_tokens=0,
+        num_accepted_tokens=0,
     )
     (event,) = sent_events([load_event(ours)])
     assert event.load == ProxyLoad(num_running=3, num_waiting=2, kv_cache_tokens=160, kv_cache_used_tokens=64)

@@ -154,6 +154,8 @@ class EngineMetrics(Observer):
         self._count(_key("slipstream_engine_preemptions_total"), load.num_preemptions)
         self._count(_key("slipstream_engine_prefix_cache_queried_tokens_total"), load.num_queried_tokens)
         self._count(_key("slipstream_engine_prefix_cache_hit_tokens_total"), load.num_hit_tokens)
+        self._count(_key("slipstream_engine_draft_tokens_total"), load.num_drafted_tokens)
+        self._count(_key("slipstream_engine_accepted_draft_tokens_total"), load.num_accepted_tokens)
         self._set("slipstream_engine_sequences_running", load.num_running)
         self._set("slipstream_engine_sequences_waiting", load.num_waiting)
         self._set("slipstream_engine_kv_cache_usage_ratio", load.num_used_blocks / load.num_blocks)

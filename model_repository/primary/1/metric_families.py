@@ -34,6 +34,8 @@ FAMILIES: Mapping[str, Family] = {
         "counter", "Tokens looked up in the prefix cache, for each choice of a request"
     ),
     "slipstream_engine_prefix_cache_hit_tokens_total": Family("counter", "Tokens found in the prefix cache"),
+    "slipstream_engine_draft_tokens_total": Family("counter", "Tokens of drafts, computed before they were drawn"),
+    "slipstream_engine_accepted_draft_tokens_total": Family("counter", "Tokens of drafts that were drawn"),
     "slipstream_engine_preemptions_total": Family("counter", "Sequences that gave up their place to be computed again"),
     "slipstream_engine_starts_total": Family("counter", "Times that the model has been loaded"),
     "slipstream_engine_start_time_seconds": Family("gauge", "Unix time of the last load"),

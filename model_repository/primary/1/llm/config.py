@@ -45,6 +45,11 @@ class EngineConfig:
     )
     max_batch_size: int = _setting("sequences that share a forward pass", 64)
     max_batch_tokens: int = _setting("tokens in one forward pass; longer prompts are computed in chunks", 512)
+    speculative_tokens: int = _setting(
+        "tokens of drafts that a pass checks, where few answers share it; a draft is what followed the last tokens "
+        "where they stood before, so that answers which repeat something take fewer passes; 0: none",
+        7,
+    )
     max_pass_ms: int = _setting(
         "how long a forward pass may take that holds up running streams, in milliseconds: prompts beside them are "
         "computed in chunks of about that time",
@@ -181,6 +186,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "max_sequence_length": _integer(2),
     "max_batch_size": _integer(1),
     "max_batch_tokens": _integer(1),
+    "speculative_tokens": _integer(0),
     "max_pass_ms": _integer(1),
     "max_queue_size": _integer(1),
 }

@@ -12,6 +12,7 @@ from threading import Condition
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
+from llm.drafter import Drafter
 from llm.errors import (
     ContextLengthError,
     DeadlineError,
@@ -114,6 +115,7 @@ class Engine:
 
     Args:
         max_queue_size: requests that may wait for a place in the batch.
+        speculative_tokens: tokens of drafts in a pass, at the most.
 
     Attributes:
         observers: told what happens; to be filled before `run`.
@@ -129,6 +131,7 @@ class Engine:
         limits: ModelLimits,
         *,
         max_queue_size: int,
+        speculative_tokens: int = 0,
     ) -> None:
         self.scheduler = scheduler
         self.limits = limits
@@ -136,6 +139,7 @@ class Engine:
         self.on_output: Callable[[], None] = _nothing
         self._runner = runner
         self._sampler = sampler
+        self._drafter = Drafter(scheduler.pool, min(1 + speculative_tokens, scheduler.max_rows))
         self._max_queue_size = max_queue_size
         self._open: dict[Submission, set[int]] = {}  # choices that have not ended
         self._deadlines: dict[Submission, float] = {}
@@ -227,6 +231,8 @@ class Engine:
             num_preemptions=scheduler.num_preemptions,
             num_queried_tokens=scheduler.num_queried_tokens,
             num_hit_tokens=scheduler.num_hit_tokens,
+            num_drafted_tokens=self._drafter.num_drafted,
+            num_accepted_tokens=self._drafter.num_accepted,
         )
 
     def run(self) -> None:
@@ -268,18 +274,22 @@ class Engine:
         if not chunks:
             self.on_output()
             return
-        sampled = [chunk.sequence for chunk in chunks if chunk.is_last]
+        chunks += self._drafter.draft(chunks)
+        rows = [chunk for chunk in chunks if chunk.is_last]
         logits = self._runner.forward(chunks)
-        drawing = self._sampler.start(logits, sampled) if sampled else list
+        drawing = self._sampler.start(logits, [chunk.sequence for chunk in rows]) if rows else list
         self.on_output()
         draws = drawing()
-        self.scheduler.complete(chunks, monotonic() - started)
-        self._deliver(sampled, draws)
+        rejected = self._drafter.verify(rows, [draw.token_id if isinstance(draw, Draw) else None for draw in draws])
+        self.scheduler.complete([chunk for chunk in chunks if chunk not in rejected], monotonic() - started)
+        drawn = [(row, draw) for row, draw in zip(rows, draws, strict=True) if row not in rejected]
+        num_drawn = self._deliver(drawn)
         if not (self._runner.returns_early and self.scheduler.running):
             self.on_output()
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
-        is_decode = num_tokens == len(chunks) == len(sampled)
-        ended = Pass(monotonic() - started, len(chunks), num_tokens, len(sampled), is_decode)
+        num_sequences = sum(chunk.drafted_for is None for chunk in chunks)
+        is_decode = num_tokens == len(chunks) == len(rows)
+        ended = Pass(monotonic() - started, num_sequences, num_tokens, num_drawn, is_decode)
         for observer in self.observers:
             observer.pass_ended(ended)
 
@@ -349,10 +359,13 @@ class Engine:
                 )
             )
 
-    def _deliver(self, sequences: list[Sequence], draws: list[Draw | GenerationError]) -> None:
-        for sequence, draw in zip(sequences, draws, strict=True):
+    def _deliver(self, drawn: list[tuple[Chunk, Draw | GenerationError]]) -> int:
+        """Hand tokens out, and end what ends with them; returns how many there were."""
+        num_tokens = 0
+        for chunk, draw in drawn:
+            sequence = chunk.owner
             submission = sequence.submission
-            if submission not in self._open:  # another choice of it has just failed
+            if sequence.index not in self._open.get(submission, ()):  # it or another choice has just ended
                 continue
             if isinstance(draw, GenerationError):
                 log.error("a request fails, the others in its pass go on: %s", draw)
@@ -361,12 +374,14 @@ class Engine:
                 continue
             if sequence.index == 0 and sequence.num_generated == 0:
                 submission.sink.prompt_reused(sequence.num_reused or 0)
+            num_tokens += 1
             self._note_token(submission.timeline)
             reason = sequence.append(draw.token_id)
             logprobs = None if draw.logprobs is None else [draw.logprobs]
             submission.sink.tokens(sequence.index, [draw.token_id], reason, logprobs)
             if reason:
                 self._remove_choice(submission, sequence.index, reason)
+        return num_tokens
 
     def _note_token(self, timeline: Timeline) -> None:
         timeline.num_generated += 1

@@ -167,7 +167,14 @@ def _load(config: EngineConfig, device: torch.device, listener: Listener | None)
         defaults=_sampling_defaults(config.model_name, generation),
     )
     sampler = Sampler() if kernels is None else CudaSampler(kernels, device, config.max_batch_size)
-    engine = Engine(runner, sampler, scheduler, limits, max_queue_size=config.max_queue_size)
+    engine = Engine(
+        runner,
+        sampler,
+        scheduler,
+        limits,
+        max_queue_size=config.max_queue_size,
+        speculative_tokens=config.speculative_tokens,
+    )
     description = _describe(config, model, device, dtype, max_model_len)
     give_back_freed_memory()
     log.info("%s; KV cache of %d tokens", description, num_blocks * block_size)

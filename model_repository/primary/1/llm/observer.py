@@ -60,6 +60,8 @@ class Load:
         num_used_blocks: blocks of the cache that some sequence holds.
         num_queried_tokens: tokens of prompts that were looked up in the cache.
         num_hit_tokens: those of them that were there.
+        num_drafted_tokens: tokens that were computed before they were drawn.
+        num_accepted_tokens: those of them that were drawn.
     """
 
     num_running: int
@@ -70,6 +72,8 @@ class Load:
     num_preemptions: int
     num_queried_tokens: int
     num_hit_tokens: int
+    num_drafted_tokens: int
+    num_accepted_tokens: int
 
 
 class Observer:

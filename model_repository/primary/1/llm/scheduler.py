@@ -12,11 +12,22 @@ from llm.sequence import Sequence
 
 
 class Chunk(NamedTuple):
-    """The next `num_tokens` uncomputed tokens of a sequence."""
+    """The next `num_tokens` uncomputed tokens of a sequence.
+
+    Attributes:
+        drafted_for: the sequence that `sequence` is if the tokens that it has beyond it, a draft, are accepted; None:
+            all of its tokens are certain.
+    """
 
     sequence: Sequence
     start: int
     num_tokens: int
+    drafted_for: Sequence | None = None
+
+    @property
+    def owner(self) -> Sequence:
+        """Whose tokens it computes."""
+        return self.drafted_for or self.sequence
 
     @property
     def end(self) -> int:
@@ -41,6 +52,9 @@ class Scheduler:
         max_batch_size: sequences that run at once.
         max_batch_tokens: tokens in one pass.
         max_pass_seconds: how long a pass may take that holds up running streams.
+
+    Attributes:
+        max_rows: tokens in a pass that computes one of each sequence, at the most.
     """
 
     def __init__(self, pool: BlockPool, *, max_batch_size: int, max_batch_tokens: int, max_pass_seconds: float) -> None:
@@ -50,6 +64,7 @@ class Scheduler:
         self.num_preemptions = 0
         self.num_queried_tokens = 0
         self.num_hit_tokens = 0
+        self.max_rows = min(max_batch_size, max_batch_tokens)
         self._max_batch_size = max_batch_size
         self._max_batch_tokens = max_batch_tokens
         self._pacer = ChunkPacer(max_seconds=max_pass_seconds, max_tokens=max_batch_tokens)
@@ -121,11 +136,11 @@ class Scheduler:
         """Take note that a pass of `seconds` has computed `chunks`: what they filled can be reused from now on."""
         self._pacer.observe(sum(chunk.num_tokens for chunk in chunks if chunk.num_tokens > 1), seconds)
         for chunk in chunks:
-            sequence = chunk.sequence
+            sequence = chunk.owner
             num_full, num_named = chunk.end // self.pool.block_size, sequence.num_computed // self.pool.block_size
             sequence.num_computed = chunk.end
             if num_full > num_named:
-                self._extend_names(sequence)
+                self._extend_names(sequence, chunk.sequence.token_ids)
                 for at in range(num_named, num_full):
                     self.pool.name(sequence.block_table[at], sequence.block_names[at])
 
@@ -162,7 +177,7 @@ class Scheduler:
 
     def _reusable(self, sequence: Sequence) -> list[int]:
         """Blocks in the cache that hold the beginning of `sequence`; its last token is computed in any case."""
-        self._extend_names(sequence)
+        self._extend_names(sequence, sequence.token_ids)
         num_full = (len(sequence.token_ids) - 1) // self.pool.block_size
         return self.pool.find(sequence.block_names[:num_full])
 
@@ -178,8 +193,8 @@ class Scheduler:
             sequence.num_uncomputed > 1 and sequence.block_names[at : at + 1] == wanted for sequence in self.running
         )
 
-    def _extend_names(self, sequence: Sequence) -> None:
-        sequence.block_names = block_names(sequence.token_ids, self.pool.block_size, sequence.block_names)
+    def _extend_names(self, sequence: Sequence, token_ids: list[int]) -> None:
+        sequence.block_names = block_names(token_ids, self.pool.block_size, sequence.block_names)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> list[Sequence]:
         """Evict latecomers, `sequence` itself last, until its blocks can hold `num_tokens`; returns the evicted."""

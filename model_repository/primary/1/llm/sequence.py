@@ -1,8 +1,10 @@
 """One choice of a request on its way through the scheduler. Owned by the engine thread."""
 
+from copy import copy
 from dataclasses import dataclass, field
 
 from llm.logits import LogitsRule
+from llm.prompt_lookup import PromptLookup
 from llm.request import FinishReason, Submission
 
 
@@ -20,6 +22,7 @@ class Sequence:
         num_reused: leading tokens that were in the cache already when the sequence first got its place.
         block_table: cache blocks in order of position.
         block_names: content names of the leading full blocks of `token_ids`, as far as they have been needed.
+        lookup: drafts of its next tokens.
     """
 
     submission: Submission
@@ -38,6 +41,13 @@ class Sequence:
     num_reused: int | None = None
     block_table: list[int] = field(default_factory=list)
     block_names: list[bytes] = field(default_factory=list)
+    lookup: PromptLookup = field(default_factory=PromptLookup)
+
+    def going_on(self, token_ids: list[int]) -> "Sequence":
+        """The same one, in the same blocks, if these were its next tokens."""
+        continued = copy(self)
+        continued.token_ids = [*self.token_ids, *token_ids]
+        return continued
 
     @property
     def num_uncomputed(self) -> int:
