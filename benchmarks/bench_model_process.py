@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "model_re
 import torch
 from channel import Address
 from llm.block_pool import BlockPool
-from llm.engine import Engine, ModelLimits
+from llm.engine import Engine
+from llm.limits import ModelLimits
 from llm.model_loader import SkippingDecoder
 from llm.observer import Observer, Pass
 from llm.request import GenerationRequest, SamplingParams, Submission

@@ -9,8 +9,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from llm.block_pool import BlockPool
-from llm.engine import Engine, ModelLimits
+from llm.engine import Engine
 from llm.errors import GenerationError
+from llm.limits import ModelLimits
 from llm.request import FinishReason, GenerationRequest, SamplingParams, Submission, TokenLogprobs
 from llm.sampler import Draw, Drawing
 from llm.scheduler import Chunk, Scheduler

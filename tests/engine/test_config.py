@@ -23,6 +23,8 @@ from llm.errors import ConfigError
         ({"model_name": ""}, r"TAKEOFF_MODEL_NAME is not set"),
         ({"model_name": "gpt2\nother"}, r"TAKEOFF_MODEL_NAME='gpt2\\nother' .* in one line"),
         ({"model_name": "x" * 5000}, r"TAKEOFF_MODEL_NAME='x{199} cannot be used: .* in one line"),
+        ({"speculative_tokens": "64"}, "TAKEOFF_SPECULATIVE_TOKENS='64' cannot be used: give 63 or less"),
+        ({"speculative_tokens": "-1"}, "TAKEOFF_SPECULATIVE_TOKENS='-1' cannot be used: give 0 or more"),
         ({"max_pass_ms": "9" * 400}, r"TAKEOFF_MAX_PASS_MS='9{199} cannot be used: give 2147483647 or less"),
     ],
 )

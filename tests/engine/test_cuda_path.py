@@ -13,8 +13,9 @@ from llm.block_pool import BlockPool
 from llm.cuda_runner import CudaRunner
 from llm.decode_graphs import padded, row_counts
 from llm.decoder import build_decoder
-from llm.engine import Engine, ModelLimits
+from llm.engine import Engine
 from llm.kv_cache import KVCache
+from llm.limits import ModelLimits
 from llm.linear import plain_linear
 from llm.pass_inputs import PassInputs
 from llm.probe import probe_layers

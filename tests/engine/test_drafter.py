@@ -59,6 +59,14 @@ def test_a_pass_has_no_more_rows_than_it_may_and_none_beside_prompts():
     assert any(len(chunks) == 4 and chunks[-1].drafted_for for chunks in runner.passes)
 
 
+def test_a_batch_of_one_place_has_drafts_too():
+    engine, runner = engine_with(7, num_blocks=400, max_batch_size=1)
+    sinks = [submit(engine, [1, 2, 3, 1, 2, 3], max_tokens=40)[1] for _ in range(2)]
+    run_to_end(engine, sinks)
+    assert all(sink.token_ids[0] == answer([1, 2, 3, 1, 2, 3], 40) for sink in sinks)
+    assert max(len(chunks) for chunks in runner.passes) > 2
+
+
 @pytest.mark.parametrize("max_tokens", range(1, 12))
 def test_an_answer_never_becomes_longer_than_it_may(max_tokens: int):
     engine, runner = engine_with(7, num_blocks=8, block_size=4, max_model_len=32)

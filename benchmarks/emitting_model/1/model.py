@@ -19,9 +19,10 @@ from llm.block_pool import BlockPool
 from llm.chat_prompt import ChatPrompt
 from llm.config import EngineConfig
 from llm.dialect import Dialect
-from llm.engine import Engine, ModelLimits
+from llm.engine import Engine
 from llm.errors import GenerationError
 from llm.grammar import Grammars
+from llm.limits import ModelLimits
 from llm.model_loader import LoadedModel, ModelDescription, SkippingDecoder
 from llm.request import SamplingParams
 from llm.sampler import Draw, Drawing

@@ -113,7 +113,7 @@ class TritonPythonModel:
                 self._responder.reply(tokens_event(self._prompt(model_input), self._bytes_of), writer)
             case "detokenize":
                 token_ids = self._prompt(model_input)
-                self._engine.check_ids("input_ids", token_ids)
+                self._engine.limits.check_ids("input_ids", token_ids)
                 self._responder.reply(text_event(self._decoder.decode(list(token_ids)), token_ids), writer)
             case "generate":
                 self._generate(self._grammar(model_input), model_input, writer, timeline)

@@ -18,6 +18,7 @@ _SERVED_NAME = re.compile(r"[^\s,]{1,128}")
 _REVISION = re.compile(r"[\w][\w./-]{0,254}", re.ASCII)
 _MAX_NAME_LENGTH = 1024
 _MAX_INTEGER = 2**31 - 1
+_MAX_DRAFT = 63
 _DEVICES = ("auto", "cpu", "cuda")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _QUANT_TYPES = ("none", "int8")
@@ -137,7 +138,7 @@ def _bad(name: str, value: str, fix: str) -> ConfigError:
     return ConfigError(f"{ENVIRONMENT_PREFIX}{name.upper()}={value!r:.200} cannot be used: {fix}")
 
 
-def _integer(minimum: int) -> Callable[[str, str], int]:
+def _integer(minimum: int, maximum: int = _MAX_INTEGER) -> Callable[[str, str], int]:
     def parse(name: str, value: str) -> int:
         try:
             number = int(value)
@@ -145,8 +146,8 @@ def _integer(minimum: int) -> Callable[[str, str], int]:
             raise _bad(name, value, "give a whole number") from None
         if number < minimum:
             raise _bad(name, value, f"give {minimum} or more")
-        if number > _MAX_INTEGER:
-            raise _bad(name, value, f"give {_MAX_INTEGER} or less")
+        if number > maximum:
+            raise _bad(name, value, f"give {maximum} or less")
         return number
 
     return parse
@@ -186,7 +187,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "max_sequence_length": _integer(2),
     "max_batch_size": _integer(1),
     "max_batch_tokens": _integer(1),
-    "speculative_tokens": _integer(0),
+    "speculative_tokens": _integer(0, _MAX_DRAFT),
     "max_pass_ms": _integer(1),
     "max_queue_size": _integer(1),
 }

@@ -4,17 +4,15 @@
 """
 
 import logging
-import secrets
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from threading import Condition
 from time import monotonic
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from llm.drafter import Drafter
 from llm.errors import (
-    ContextLengthError,
     DeadlineError,
     EngineError,
     GenerationError,
@@ -22,17 +20,14 @@ from llm.errors import (
     OverloadedError,
     UnavailableError,
 )
-from llm.logits import LogitsRule
-from llm.noise import choice_seed
+from llm.limits import ModelLimits
 from llm.observer import Load, Observer, Outcome, Pass, Timeline
-from llm.request import FinishReason, GenerationRequest, SamplingParams, Submission
+from llm.request import FinishReason, GenerationRequest, Submission
 from llm.sampler import Draw, Drawing
 from llm.scheduler import Chunk, Scheduler
 from llm.sequence import Sequence
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class Runner(Protocol):
@@ -56,23 +51,6 @@ class TokenSampler(Protocol):
 
     def start(self, logits: Any, sequences: Rows[Sequence]) -> Drawing:
         """Have the device draw one token per row as soon as it has computed the logits; wait for nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelLimits:
-    """What the engine has to know of its model.
-
-    Attributes:
-        max_model_len: prompt plus answer at the most, in tokens; the cache can hold as much.
-        vocabulary_size: token ids lie below it.
-        end_token_ids: tokens that end an answer.
-        defaults: what stands in for sampling parameters that a request leaves open.
-    """
-
-    max_model_len: int
-    vocabulary_size: int
-    end_token_ids: frozenset[int]
-    defaults: SamplingParams
 
 
 # So many in a row mean that the fault is not in the requests.
@@ -139,7 +117,7 @@ class Engine:
         self.on_output: Callable[[], None] = _nothing
         self._runner = runner
         self._sampler = sampler
-        self._drafter = Drafter(scheduler.pool, min(1 + speculative_tokens, scheduler.max_rows))
+        self._drafter = Drafter(scheduler.pool, min(1 + speculative_tokens, scheduler.max_batch_tokens))
         self._max_queue_size = max_queue_size
         self._open: dict[Submission, set[int]] = {}  # choices that have not ended
         self._deadlines: dict[Submission, float] = {}
@@ -168,22 +146,7 @@ class Engine:
         """
         if request.sampling.n > self._max_queue_size:
             raise InvalidRequestError(f"n must be at most {self._max_queue_size}.", param="n")
-        if len(request.prompt_token_ids) >= self.limits.max_model_len:
-            raise ContextLengthError(len(request.prompt_token_ids), self.limits.max_model_len)
-        self.check_ids("input_ids", request.prompt_token_ids)
-        self.check_ids("logit_bias", [token_id for token_id, _ in request.sampling.logit_bias])
-        self.check_ids("stop_token_ids", request.sampling.stop_token_ids)
-
-    def check_ids(self, param: str, token_ids: Rows[int]) -> None:
-        """Refuse tokens that are not in the model's vocabulary.
-
-        Raises:
-            InvalidRequestError: naming `param` and the first of them.
-        """
-        size = self.limits.vocabulary_size
-        if token_ids and not (min(token_ids) >= 0 and max(token_ids) < size):
-            strange = next(token_id for token_id in token_ids if not 0 <= token_id < size)
-            raise InvalidRequestError(f"{param} names token {strange}, but the model has {size} tokens.", param=param)
+        self.limits.check(request)
 
     def submit(self, submission: Submission) -> None:
         """Take a request in; from here on its sink will be told how it ends.
@@ -331,33 +294,12 @@ class Engine:
                 submission.sink.failed(DeadlineError(timeout))
 
     def _admit(self, submission: Submission) -> None:
-        request, limits = submission.request, self.limits
-        sampling, defaults = request.sampling, limits.defaults
-        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
-        room = limits.max_model_len - len(request.prompt_token_ids)
-        # A grammar's end is written as an end token, which then ends the answer in any case.
-        ignores_end = sampling.ignore_eos and not request.constraints
-        end_token_ids = frozenset(sampling.stop_token_ids) | (frozenset() if ignores_end else limits.end_token_ids)
-        self._open[submission] = set(range(sampling.n))
-        submission.timeline.num_choices = sampling.n
+        request = submission.request
+        self._open[submission] = set(range(request.sampling.n))
+        submission.timeline.num_choices = request.sampling.n
         submission.timeline.num_prompt_tokens = len(request.prompt_token_ids)
-        for index in range(sampling.n):
-            self.scheduler.add(
-                Sequence(
-                    submission=submission,
-                    index=index,
-                    token_ids=list(request.prompt_token_ids),
-                    max_length=len(request.prompt_token_ids) + min(sampling.max_tokens or room, room),
-                    temperature=_first(sampling.temperature, defaults.temperature, 1.0),
-                    top_p=_first(sampling.top_p, defaults.top_p, 1.0),
-                    top_k=_first(sampling.top_k, defaults.top_k, 0),
-                    seed=choice_seed(seed, index),
-                    end_token_ids=end_token_ids,
-                    min_p=sampling.min_p,
-                    logits_rule=_rule_for(request, index, end_token_ids),
-                    logprobs=sampling.logprobs,
-                )
-            )
+        for sequence in self.limits.sequences(submission):
+            self.scheduler.add(sequence)
 
     def _deliver(self, drawn: list[tuple[Chunk, Draw | GenerationError]]) -> int:
         """Hand tokens out, and end what ends with them; returns how many there were."""
@@ -425,14 +367,3 @@ class Engine:
 
 def _nothing() -> None:
     pass
-
-
-def _first(value: T | None, default: T | None, fallback: T) -> T:
-    return next(v for v in (value, default, fallback) if v is not None)
-
-
-def _rule_for(request: GenerationRequest, index: int, end_token_ids: frozenset[int]) -> LogitsRule | None:
-    constraint = request.constraints[index] if request.constraints else None
-    if constraint is None and not LogitsRule.is_needed(request.sampling):
-        return None
-    return LogitsRule(request.sampling, request.prompt_token_ids, end_token_ids, constraint)

@@ -24,10 +24,11 @@ from llm.cuda_kernels import find_kernels
 from llm.cuda_runner import CudaRunner
 from llm.decoder import build_decoder, compile_decoder
 from llm.dialect import Dialect
-from llm.engine import Engine, ModelLimits, Runner
+from llm.engine import Engine, Runner
 from llm.errors import InvalidRequestError, ModelLoadError
 from llm.grammar import Grammars
 from llm.kv_cache import BLOCK_SIZE, KVCache
+from llm.limits import ModelLimits
 from llm.linear import choose_pack, has_avx2, has_bfloat16
 from llm.load_progress import Listener, LoadProgress
 from llm.malloc import give_back_freed_memory
@@ -146,14 +147,15 @@ def _load(config: EngineConfig, device: torch.device, listener: Listener | None)
     num_blocks = _num_blocks(config, KVCache.block_bytes(layers, kept, block_size), device)
     max_model_len = _max_model_len(config, model, num_blocks * block_size)
     cache = KVCache(layers, num_blocks, block_size=block_size, dtype=kept, device=device)
+    max_rows = max(config.max_batch_size, 1 + config.speculative_tokens)
     runner: Runner
     if attend is None:
         cache_attention = find_cache_attention(rules.values(), cache, dtype)
-        decoder = compile_decoder(decoder, cache, cache_attention.decode, config.max_batch_size)
+        decoder = compile_decoder(decoder, cache, cache_attention.decode, max_rows)
         runner = ModelRunner(decoder, cache, device, cache_attention)
     else:
         runner = CudaRunner(decoder, cache, attend)
-        runner.record(max_rows=config.max_batch_size, longest=max_model_len)
+        runner.record(max_rows=max_rows, longest=max_model_len)
     scheduler = Scheduler(
         BlockPool(num_blocks, block_size),
         max_batch_size=config.max_batch_size,
@@ -166,7 +168,7 @@ def _load(config: EngineConfig, device: torch.device, listener: Listener | None)
         end_token_ids=_end_token_ids(generation, tokenizer),
         defaults=_sampling_defaults(config.model_name, generation),
     )
-    sampler = Sampler() if kernels is None else CudaSampler(kernels, device, config.max_batch_size)
+    sampler = Sampler() if kernels is None else CudaSampler(kernels, device, max_rows)
     engine = Engine(
         runner,
         sampler,

@@ -52,9 +52,6 @@ class Scheduler:
         max_batch_size: sequences that run at once.
         max_batch_tokens: tokens in one pass.
         max_pass_seconds: how long a pass may take that holds up running streams.
-
-    Attributes:
-        max_rows: tokens in a pass that computes one of each sequence, at the most.
     """
 
     def __init__(self, pool: BlockPool, *, max_batch_size: int, max_batch_tokens: int, max_pass_seconds: float) -> None:
@@ -64,9 +61,8 @@ class Scheduler:
         self.num_preemptions = 0
         self.num_queried_tokens = 0
         self.num_hit_tokens = 0
-        self.max_rows = min(max_batch_size, max_batch_tokens)
+        self.max_batch_tokens = max_batch_tokens
         self._max_batch_size = max_batch_size
-        self._max_batch_tokens = max_batch_tokens
         self._pacer = ChunkPacer(max_seconds=max_pass_seconds, max_tokens=max_batch_tokens)
 
     def add(self, sequence: Sequence) -> None:
@@ -123,14 +119,14 @@ class Scheduler:
     def _budget(self, num_streams: int, prompts: list[Sequence]) -> int:
         """Tokens of the next pass: as many as may be, or what keeps the gap in running streams short."""
         if num_streams == 0:
-            return self._max_batch_tokens
+            return self.max_batch_tokens
         # The last part of a long prompt is none: its passes stay as short as they were.
         num_short = sum(
             sequence.num_uncomputed <= self._pacer.num_tokens and sequence.num_computed == sequence.num_reused
             for sequence in prompts
         )
         num_tokens = self._pacer.take(num_streams=num_streams, num_short_prompts=num_short)
-        return min(self._max_batch_tokens, num_streams + num_tokens)
+        return min(self.max_batch_tokens, num_streams + num_tokens)
 
     def complete(self, chunks: Rows[Chunk], seconds: float) -> None:
         """Take note that a pass of `seconds` has computed `chunks`: what they filled can be reused from now on."""
