@@ -4,11 +4,21 @@ A pass over a few rows takes hardly longer than one over a single row, as it wai
 share a pass, drafts fill it up (`llm.prompt_lookup`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence as Rows
+from typing import TYPE_CHECKING
 
 from llm.block_pool import BlockPool
+from llm.errors import GenerationError
 from llm.scheduler import Chunk
 from llm.sequence import Sequence
+
+if TYPE_CHECKING:
+    from llm.sampler import Draw
+
+    # A row of a pass, and what was drawn from it or why nothing was.
+    Drawn = tuple[Chunk, Draw | GenerationError]
 
 
 class Drafter:
@@ -50,27 +60,24 @@ class Drafter:
         self.num_drafted += len(rows)
         return rows
 
-    def verify(self, rows: Rows[Chunk], drawn: Rows[int | None]) -> set[Chunk]:
-        """The rows to be dropped: those whose draft is not what was drawn in its place.
+    def accepted(self, drawn: Rows[Drawn]) -> list[Drawn]:
+        """The rows that count: those without a draft, and those whose draft is what was drawn in its place.
 
         Args:
-            rows: those of a pass that a token was drawn from, drafts behind what they go on from.
-            drawn: these tokens; None: there was none.
+            drawn: the rows of a pass, drafts behind what they go on from, with what was drawn from each.
         """
-        rejected: set[Chunk] = set()
-        if not rows or rows[-1].drafted_for is None:
-            return rejected
+        kept: list[Drawn] = []
         before: dict[Sequence, int | None] = {}
         num_accepted: dict[Sequence, int] = {}
-        for row, token_id in zip(rows, drawn, strict=True):
+        for row, draw in drawn:
+            token_id = None if isinstance(draw, GenerationError) else draw.token_id
+            is_accepted = row.drafted_for is None or row.sequence.token_ids[-1] == before[row.owner]
             if row.drafted_for is not None:
-                is_accepted = row.sequence.token_ids[-1] == before[row.owner]
                 num_accepted[row.owner] = num_accepted.get(row.owner, 0) + is_accepted
-                if not is_accepted:
-                    rejected.add(row)
-                    token_id = None
-            before[row.owner] = token_id
+            if is_accepted:
+                kept.append((row, draw))
+            before[row.owner] = token_id if is_accepted else None
         for sequence, number in num_accepted.items():
             sequence.lookup.learn(number)
         self.num_accepted += sum(num_accepted.values())
-        return rejected
+        return kept

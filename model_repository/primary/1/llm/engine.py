@@ -237,21 +237,21 @@ class Engine:
         if not chunks:
             self.on_output()
             return
-        chunks += self._drafter.draft(chunks)
-        rows = [chunk for chunk in chunks if chunk.is_last]
-        logits = self._runner.forward(chunks)
-        drawing = self._sampler.start(logits, [chunk.sequence for chunk in rows]) if rows else list
+        drafts = self._drafter.draft(chunks)
+        rows = [chunk for chunk in chunks if chunk.is_last] + drafts
+        logits = self._runner.forward(chunks + drafts)
+        drawing = self._sampler.start(logits, [row.sequence for row in rows]) if rows else list
         self.on_output()
-        draws = drawing()
-        rejected = self._drafter.verify(rows, [draw.token_id if isinstance(draw, Draw) else None for draw in draws])
-        self.scheduler.complete([chunk for chunk in chunks if chunk not in rejected], monotonic() - started)
-        drawn = [(row, draw) for row, draw in zip(rows, draws, strict=True) if row not in rejected]
+        drawn = list(zip(rows, drawing(), strict=True))
+        num_sequences, num_tokens = len(chunks), sum(chunk.num_tokens for chunk in chunks) + len(drafts)
+        is_decode = num_tokens == len(rows) == num_sequences + len(drafts)
+        if drafts:  # and so no prompts: every chunk is a row
+            drawn = self._drafter.accepted(drawn)
+            chunks = [row for row, _ in drawn]
+        self.scheduler.complete(chunks, monotonic() - started)
         num_drawn = self._deliver(drawn)
         if not (self._runner.returns_early and self.scheduler.running):
             self.on_output()
-        num_tokens = sum(chunk.num_tokens for chunk in chunks)
-        num_sequences = sum(chunk.drafted_for is None for chunk in chunks)
-        is_decode = num_tokens == len(chunks) == len(rows)
         ended = Pass(monotonic() - started, num_sequences, num_tokens, num_drawn, is_decode)
         for observer in self.observers:
             observer.pass_ended(ended)
