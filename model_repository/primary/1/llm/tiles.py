@@ -95,6 +95,7 @@ def by_rows(product: Callable[[int], Any], numbers: Collection[int] = range(1, R
     one, two, three, four, five, six, seven = (made[together[min(left, ROWS) - 1]] for left in range(1, 8))
     most = made[ROWS]
 
+    # By branches: as functions that call each other, the compiler takes two and a half times as long over them.
     @inlined
     def multiply(left: Any, *arguments: Any) -> Any:
         if left >= ROWS:
